@@ -1,0 +1,21 @@
+"""PWM (Policy Learning with Multi-Task World Models, arXiv 2407.02466) for Stable-Baselines3."""
+
+from sb3_pwm.envs import register_envs
+from sb3_pwm.data import SequenceBatch, SequenceReplayBuffer
+from sb3_pwm.pwm import PWM, MlpPolicy, PWMPolicy
+from sb3_pwm.world_model import WorldModel, WorldModelConfig
+
+__version__ = "0.1.0"
+
+register_envs()
+
+__all__ = [
+    "PWM",
+    "MlpPolicy",
+    "PWMPolicy",
+    "SequenceBatch",
+    "SequenceReplayBuffer",
+    "WorldModel",
+    "WorldModelConfig",
+    "__version__",
+]

@@ -1,0 +1,153 @@
+"""Network blocks of the TD-MPC2 architecture (arXiv 2310.16828, section 3.1) that PWM builds on."""
+
+from collections.abc import Sequence
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+INIT_STD = 0.02
+
+
+class SimNorm(nn.Module):
+    """
+    Simplicial normalisation: the last dimension is cut into groups and each group passes through a softmax.
+
+    A latent is so a list of points on simplices: bounded, and sparse by preference, which keeps long latent rollouts
+    from drifting (arXiv 2310.16828, equation 5).
+
+    :param group_size: Number of entries in a group; the input's last dimension must be a multiple of it.
+    """
+
+    def __init__(self, group_size: int = 8):
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(..., Z)``. :return: ``(..., Z)``, every group non-negative with sum one."""
+        groups = x.unflatten(-1, (-1, self.group_size))
+        return F.softmax(groups, dim=-1).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}"
+
+
+class NormedLinear(nn.Linear):
+    """
+    Linear layer, LayerNorm, activation.
+
+    :param in_features: Size of the input's last dimension.
+    :param out_features: Size of the output's last dimension.
+    :param activation: Module applied last.
+    """
+
+    def __init__(self, in_features: int, out_features: int, activation: nn.Module):
+        super().__init__(in_features, out_features)
+        self.ln = nn.LayerNorm(out_features)
+        self.act = activation
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(..., in_features)``. :return: ``(..., out_features)``."""
+        return self.act(self.ln(super().forward(x)))
+
+
+def mlp(
+    in_features: int,
+    hidden: Sequence[int],
+    out_features: int,
+    activation_fn: type[nn.Module],
+    output_activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """
+    Stack of :class:`NormedLinear` with a plain linear output, or a normed one where the output has an activation.
+
+    :param in_features: Size of the input.
+    :param hidden: Sizes of the hidden layers.
+    :param out_features: Size of the output.
+    :param activation_fn: Class of the hidden layers' activation.
+    :param output_activation: Module that ends the stack; without it the last layer is a plain ``Linear``.
+    :return: The network, initialised as TD-MPC2 does: truncated normal weights, zero biases.
+    """
+    sizes = [in_features, *hidden]
+    layers: list[nn.Module] = [
+        NormedLinear(n_in, n_out, activation_fn()) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+    ]
+    if output_activation is None:
+        layers.append(nn.Linear(sizes[-1], out_features))
+    else:
+        layers.append(NormedLinear(sizes[-1], out_features, output_activation))
+    network = nn.Sequential(*layers)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=INIT_STD)
+            nn.init.zeros_(module.bias)
+    return network
+
+
+class EnsembleLinear(nn.Module):
+    """
+    One linear layer per ensemble member, evaluated as a single batched matrix product.
+
+    :param n_members: Size of the ensemble, N.
+    :param in_features: Size of the input.
+    :param out_features: Size of the output.
+    """
+
+    def __init__(self, n_members: int, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(th.empty(n_members, in_features, out_features))
+        self.bias = nn.Parameter(th.zeros(n_members, 1, out_features))
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(N, B, in_features)``. :return: ``(N, B, out_features)``."""
+        return th.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """
+    LayerNorm with a gain and offset of its own for each ensemble member.
+
+    :param n_members: Size of the ensemble, N.
+    :param features: Size of the last dimension.
+    """
+
+    def __init__(self, n_members: int, features: int):
+        super().__init__()
+        self.features = features
+        self.weight = nn.Parameter(th.ones(n_members, 1, features))
+        self.bias = nn.Parameter(th.zeros(n_members, 1, features))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(N, B, features)``. :return: ``(N, B, features)``."""
+        return th.addcmul(self.bias, F.layer_norm(x, (self.features,)), self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """
+    N independent MLPs (linear, LayerNorm, activation) with the same input and a scalar output each.
+
+    The output weights start at zero, so every member's first prediction is zero.
+
+    :param n_members: Size of the ensemble, N.
+    :param in_features: Size of the input.
+    :param hidden: Sizes of the hidden layers.
+    :param activation_fn: Class of the hidden layers' activation.
+    """
+
+    def __init__(self, n_members: int, in_features: int, hidden: Sequence[int], activation_fn: type[nn.Module]):
+        super().__init__()
+        self.n_members = n_members
+        sizes = [in_features, *hidden]
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [EnsembleLinear(n_members, n_in, n_out), EnsembleLayerNorm(n_members, n_out), activation_fn()]
+        output = EnsembleLinear(n_members, sizes[-1], 1)
+        nn.init.zeros_(output.weight)
+        self.layers = nn.Sequential(*layers, output)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(..., in_features)``. :return: ``(N, ...)``, one prediction per member."""
+        batch_shape = x.shape[:-1]
+        flat = x.reshape(1, -1, x.shape[-1]).expand(self.n_members, -1, -1)
+        return self.layers(flat).view(self.n_members, *batch_shape)

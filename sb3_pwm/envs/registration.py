@@ -1,0 +1,67 @@
+"""Which environment ids exist, and what each of them builds.
+
+The names are written down here rather than asked of the suites: importing dm_control takes most of a second and
+opens a graphics library, which no program should pay for that merely imports the package.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+
+# A DMControl episode: 1,000 control steps, two of them to an agent step.
+DM_CONTROL_EPISODE_STEPS = 500
+
+DM_CONTROL_TASKS: dict[str, tuple[str, ...]] = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+"""Every task of dm_control's suite, by domain, in dm_control's own spelling."""
+
+# The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control.
+_USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
+
+
+def suite_env_id(domain: str, task: str) -> str:
+    """Returns the environment id of a task of dm_control's suite.
+
+    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
+    :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
+    :return: The id, e.g. ``"Cup-catch"`` or ``"Finger-turn-easy"``.
+    """
+    name = _USUAL_DOMAIN_NAMES.get(domain, domain)
+    return f"{name[0].upper()}{name[1:]}-{task.replace('_', '-')}"
+
+
+def register_envs() -> None:
+    """Registers every environment of the package with Gymnasium.
+
+    It may be called any number of times. An id that is already registered is left as it is, whoever registered it.
+    """
+    for domain, tasks in DM_CONTROL_TASKS.items():
+        for task in tasks:
+            env_id = suite_env_id(domain, task)
+            if env_id not in gymnasium.registry:
+                gymnasium.register(
+                    id=env_id,
+                    # A string, so that the spec pickles and a subprocess imports dm_control for itself.
+                    entry_point="sb3_pwm.envs.dm_control:SuiteEnv",
+                    max_episode_steps=DM_CONTROL_EPISODE_STEPS,
+                    kwargs={"domain": domain, "task": task},
+                )

@@ -1,0 +1,186 @@
+"""The policy of PWM: actor, critic ensemble and the world model they see through."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_pwm.common.layers import EnsembleMLP, mlp
+from sb3_pwm.common.statistics import RunningScale
+from sb3_pwm.pwm.imagination import squashed_action
+from sb3_pwm.world_model.model import ACTIVATIONS, WorldModel, WorldModelConfig
+
+LOG_STD_MAX = 2.0
+
+
+class Actor(nn.Module):
+    """
+    Tanh-Gaussian policy over latents: the mean is a network, the log standard deviation one parameter per dimension.
+
+    :param latent_dim: Size of the latent, Z.
+    :param action_dim: Size of the action, A.
+    :param net_arch: Sizes of the hidden layers.
+    :param activation_fn: Hidden activation.
+    :param log_std_init: Initial log standard deviation before the tanh.
+    :param log_std_min: Its floor: exploration never stops.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int],
+        activation_fn: type[nn.Module],
+        log_std_init: float = -1.0,
+        log_std_min: float = -1.427,
+    ):
+        super().__init__()
+        self.log_std_min = log_std_min
+        self.mean = mlp(latent_dim, net_arch, action_dim, activation_fn)
+        self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
+
+    def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """:param latents: ``(..., Z)``. :return: Mean and log standard deviation before the tanh, ``(..., A)`` each."""
+        mean = self.mean(latents)
+        return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
+
+
+class PWMPolicy(BasePolicy):
+    """
+    Policy object of PWM.
+
+    :param observation_space: Observation space (``Box``; flattened).
+    :param action_space: Action space (``Box``, finite bounds).
+    :param lr_schedule: Learning rate schedule of the actor.
+    :param net_arch: Hidden layers of actor and critics, ``dict(pi=[...], vf=[...])``.
+    :param activation_fn: Hidden activation of all networks; ``nn.Mish``, ``nn.SiLU``, ``nn.ELU`` or ``nn.ReLU``.
+    :param world_model_size: Preset of the world model: ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``.
+    :param latent_dim: Size of the latent, in place of the preset's.
+    :param world_model_kwargs: Further fields of :class:`~sb3_pwm.world_model.WorldModelConfig` that depart from the preset.
+    :param n_critics: Size of the critic ensemble; the minimum bootstraps.
+    :param log_std_init: Initial log standard deviation of the actor, before the tanh.
+    :param log_std_min: Floor of the log standard deviation.
+    :param features_extractor_class: Turns observations into the world model's input.
+    :param features_extractor_kwargs: Its keyword arguments.
+    :param normalize_images: Whether images are divided by 255.
+    :param optimizer_class: Optimiser of actor, critics and world model.
+    :param optimizer_kwargs: Its keyword arguments, for actor and critics; the default is Adam with the paper's betas.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Mish,
+        world_model_size: str = "1M",
+        latent_dim: int | None = None,
+        world_model_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 3,
+        log_std_init: float = -1.0,
+        log_std_min: float = -1.427,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ):
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"betas": (0.7, 0.95), "fused": True} if issubclass(optimizer_class, th.optim.Adam) else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+        )
+        self.net_arch = {"pi": [400, 200, 100], "vf": [400, 200]} if net_arch is None else net_arch
+        if not isinstance(self.net_arch, dict) or set(self.net_arch) != {"pi", "vf"}:
+            raise ValueError(f"net_arch must be dict(pi=[...], vf=[...]), got {net_arch!r}.")
+        names = {activation: name for name, activation in ACTIVATIONS.items()}
+        if activation_fn not in names:
+            raise ValueError(
+                f"activation_fn must be one of {', '.join(a.__name__ for a in names)} from torch.nn, got {activation_fn!r}."
+            )
+        self.activation_fn = activation_fn
+        self.world_model_size = world_model_size
+        self.latent_dim = latent_dim
+        self.world_model_kwargs = world_model_kwargs
+        self.n_critics = n_critics
+        self.log_std_init = log_std_init
+        self.log_std_min = log_std_min
+
+        self.features_extractor = self.make_features_extractor()
+        fields: dict[str, Any] = dict(activation=names[activation_fn], termination=True)
+        if latent_dim is not None:
+            fields["latent_dim"] = latent_dim
+        config = WorldModelConfig.preset(
+            world_model_size,
+            observation_dim=self.features_extractor.features_dim,
+            action_dim=get_action_dim(action_space),
+            **{**fields, **(world_model_kwargs or {})},
+        )
+        self.world_model = WorldModel(config)
+        self.actor = Actor(
+            config.latent_dim, config.action_dim, self.net_arch["pi"], activation_fn, log_std_init, log_std_min
+        )
+        self.critic = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
+        self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.requires_grad_(False)
+        self.reward_scale = RunningScale()
+        self.return_scale = RunningScale()
+
+        learning_rate = lr_schedule(1)
+        actor_parameters = list(self.actor.parameters())
+        self.actor_optimizer = optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        critic_parameters = list(self.critic.parameters())
+        self.critic_optimizer = optimizer_class(critic_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        world_model_parameters = [*self.features_extractor.parameters(), *self.world_model.parameters()]
+        self.world_model_optimizer = optimizer_class(world_model_parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+
+    def encode(self, observations: PyTorchObs) -> th.Tensor:
+        """:param observations: A batch as SB3 preprocesses it. :return: Latents ``(B, Z)``."""
+        return self.world_model.encode(self.extract_features(observations, self.features_extractor))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        mean, log_std = self.actor(self.encode(observation))
+        if deterministic:
+            return th.tanh(mean)
+        return squashed_action(mean, log_std, th.randn_like(mean))[0]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            world_model_size=self.world_model_size,
+            latent_dim=self.latent_dim,
+            world_model_kwargs=self.world_model_kwargs,
+            n_critics=self.n_critics,
+            log_std_init=self.log_std_init,
+            log_std_min=self.log_std_min,
+            # Only the values are needed to rebuild the policy; a schedule may hold what cannot be pickled.
+            lr_schedule=self._dummy_schedule,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+        )
+        return data
+
+
+MlpPolicy = PWMPolicy

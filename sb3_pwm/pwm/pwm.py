@@ -1,0 +1,455 @@
+"""PWM: policy learning with a world model, as a Stable-Baselines3 algorithm."""
+
+import time
+from collections import defaultdict
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update, update_learning_rate
+
+from sb3_pwm.common.keywords import reject_unknown_keywords
+from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.buffers import SequenceReplayBuffer
+from sb3_pwm.pwm.imagination import critic_loss, discount_weights, imagine, imagined_return, td_lambda_returns
+from sb3_pwm.pwm.policies import MlpPolicy, PWMPolicy
+from sb3_pwm.world_model.losses import world_model_loss
+
+SelfPWM = TypeVar("SelfPWM", bound="PWM")
+
+ACTOR_CLIP, CRITIC_CLIP, WORLD_MODEL_CLIP = 1.0, 100.0, 20.0
+
+
+class UnsupportedSpaceError(AssertionError, ValueError):
+    """PWM cannot act in, or see, a space. An AssertionError too, since that is what SB3's own algorithms raise here."""
+
+
+class PWM(OffPolicyAlgorithm):
+    """
+    Policy Learning with Multi-Task World Models (PWM), learning its world model online.
+
+    Paper: https://arxiv.org/abs/2407.02466. At every update the world model is fitted to sequences from the replay
+    buffer, the policy is rolled out in it and improved by the gradient of the imagined return, and an ensemble of
+    critics is regressed to the TD(lambda) targets of the same rollouts.
+
+    Beside the paper, for learning from scratch: bootstrap values come from a Polyak average of the critics, and an entropy
+    bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating (docs/experiments.md tells what
+    each of them does).
+
+    :param policy: ``"MlpPolicy"`` or a subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
+    :param env: The environment, or its registered id; continuous actions with finite bounds.
+    :param learning_rate: Learning rate of the actor; a float or a function of the progress remaining (1 to 0).
+    :param critic_learning_rate: Learning rate of the critics; also ``"lin_5e-4"`` for linear decay, as rl-zoo3 writes it.
+    :param world_model_learning_rate: Learning rate of the world model; likewise.
+    :param buffer_size: Number of transitions kept, over all environments.
+    :param learning_starts: Number of random steps before learning; at least ``horizon`` per environment.
+    :param batch_size: Number of sequences per update, B.
+    :param horizon: Number of steps of a replayed sequence and of an imagined rollout, H.
+    :param td_lambda: Lambda of the critics' targets, in [0, 1].
+    :param rho: Weight of step t in the world-model loss is ``rho ** t``, in (0, 1].
+    :param gamma: Discount factor.
+    :param tau: Polyak coefficient of the target critics; 1 bootstraps from the critics themselves, as the paper does.
+    :param train_freq: Update every so many steps, or ``(n, "episode")``; see SB3.
+    :param gradient_steps: Number of updates then; -1: as many as steps were taken.
+    :param critic_epochs: Passes over a rollout's states in an update of the critics.
+    :param critic_minibatches: Number of parts into which a pass cuts the states.
+    :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model.
+    :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.01"`` (initial value): learned, as in SAC.
+    :param target_entropy: Target of the learned coefficient; ``"auto"``: minus the number of action dimensions.
+    :param action_noise: Noise added to the actions, see SB3.
+    :param replay_buffer_class: A subclass of :class:`~sb3_pwm.data.SequenceReplayBuffer`.
+    :param replay_buffer_kwargs: Its further keyword arguments.
+    :param stats_window_size: Window of the rollout statistics, in episodes.
+    :param tensorboard_log: Folder of TensorBoard logs.
+    :param policy_kwargs: See :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
+    :param verbose: 0: silent, 1: information, 2: debug.
+    :param seed: Seed of all generators.
+    :param device: Device of the networks.
+    :param _init_setup_model: Whether to build the networks in the constructor.
+    :raises UnsupportedSpaceError: If the action space is not a bounded ``Box``, or the observations are a ``Dict``.
+    :raises ValueError: If an argument is out of range; the message names it.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
+    policy: PWMPolicy
+    replay_buffer: SequenceReplayBuffer | None  # type: ignore[assignment]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "PWM":
+        reject_unknown_keywords(cls, kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        policy: str | type[PWMPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 5e-4,
+        critic_learning_rate: float | str | Schedule = 5e-4,
+        world_model_learning_rate: float | str | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 128,
+        horizon: int = 4,
+        td_lambda: float = 0.95,
+        rho: float = 0.99,
+        gamma: float = 0.99,
+        tau: float = 0.02,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        critic_epochs: int = 1,
+        critic_minibatches: int = 1,
+        world_model_steps: int = 1,
+        ent_coef: float | str = "auto_0.01",
+        target_entropy: float | str = "auto",
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            check_spaces(env.observation_space, env.action_space)
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class=SequenceReplayBuffer if replay_buffer_class is None else replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Box,),
+            support_multi_env=True,
+            sde_support=False,
+        )
+        self.critic_learning_rate = critic_learning_rate
+        self.world_model_learning_rate = world_model_learning_rate
+        self.horizon = horizon
+        self.td_lambda = td_lambda
+        self.rho = rho
+        self.critic_epochs = critic_epochs
+        self.critic_minibatches = critic_minibatches
+        self.world_model_steps = world_model_steps
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.log_ent_coef: th.Tensor | None = None
+        self.ent_coef_optimizer: th.optim.Optimizer | None = None
+        # The termination head is trained and used from the first termination on; most tasks only truncate.
+        self._terminations_seen = False
+        self._n_updates_at_start = 0
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
+        self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
+        self.world_model_lr_schedule = as_schedule(self.world_model_learning_rate, "world_model_learning_rate")
+        if self.target_entropy == "auto":
+            self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        initial, learned = parse_ent_coef(self.ent_coef)
+        if learned:
+            self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+
+    def _check_arguments(self) -> None:
+        """Refuse at construction what could only fail later."""
+        at_least = dict(batch_size=1, horizon=1, critic_epochs=1, critic_minibatches=1, world_model_steps=0)
+        for name, minimum in at_least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < minimum:
+                raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
+        for name, low, high in (("td_lambda", 0.0, 1.0), ("rho", 0.0, 1.0), ("gamma", 0.0, 1.0), ("tau", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
+        per_env = max(self.buffer_size // self.n_envs, 1)
+        if self.horizon > per_env:
+            raise ValueError(
+                f"horizon={self.horizon} is longer than the {per_env} steps per environment that "
+                f"buffer_size={self.buffer_size} holds: raise buffer_size or lower horizon."
+            )
+        if self.learning_starts < self.horizon * self.n_envs:
+            raise ValueError(
+                f"learning_starts={self.learning_starts} is smaller than horizon={self.horizon} steps of "
+                f"{self.n_envs} environment(s): set learning_starts to at least {self.horizon * self.n_envs}."
+            )
+        assert self.replay_buffer_class is not None
+        if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={self.replay_buffer_class.__name__} yields no sequences: leave it out, "
+                "or pass a subclass of sb3_pwm.SequenceReplayBuffer."
+            )
+        if not issubclass(self.policy_class, PWMPolicy):
+            raise ValueError(f"policy={self.policy_class.__name__} must be a subclass of sb3_pwm.PWMPolicy.")
+
+    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
+        """
+        Update world model, actor and critics (PWM algorithm 1, with the world model learned alongside).
+
+        :param gradient_steps: Number of updates.
+        :param batch_size: Number of replayed sequences and of imagined rollouts in each.
+        :raises ValueError: If a loss or gradient is not finite; the message names it and the step.
+        """
+        assert self.replay_buffer is not None
+        if self.replay_buffer.size() * self.n_envs < self.learning_starts:
+            return  # A model that was loaded without its replay buffer collects first.
+        self.policy.set_training_mode(True)
+        self._update_learning_rates()
+        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
+
+        for _ in range(gradient_steps):
+            # At least once even when the world model is frozen: rollouts start from replayed states
+            for _ in range(max(self.world_model_steps, 1)):
+                batch = self._sample(batch_size)
+                if self.world_model_steps > 0:
+                    self._update_world_model(batch, metrics)
+            self._update_actor_and_critics(batch, metrics)
+            self._n_updates += 1
+
+        for name, values in metrics.items():
+            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _sample(self, batch_size: int) -> SequenceBatch:
+        """Replayed sequences whose observations have passed the policy's preprocessing and feature extractor."""
+        assert self.replay_buffer is not None
+        batch = self.replay_buffer.sample_sequences(batch_size, self.horizon, env=self._vec_normalize_env)
+        observations = batch.observations
+        features = self.policy.extract_features(observations.flatten(0, 1), self.policy.features_extractor)
+        return batch._replace(observations=features.unflatten(0, observations.shape[:2]))
+
+    def _update_world_model(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
+        policy = self.policy
+        loss = world_model_loss(policy.world_model, batch, self.rho, termination=self._terminations_seen)
+        self._step(policy.world_model_optimizer, loss.total, WORLD_MODEL_CLIP, "world_model")
+        policy.reward_scale.update((batch.rewards**2).mean().sqrt())
+        metrics["world_model_loss"].append(loss.total.detach())
+        metrics["dynamics_loss"].append(loss.dynamics.detach())
+        metrics["reward_loss"].append(loss.reward.detach())
+        if self._terminations_seen:
+            metrics["termination_loss"].append(loss.termination.detach())
+
+    def _update_actor_and_critics(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
+        policy, gamma = self.policy, self.gamma
+        with th.no_grad():
+            start = policy.world_model.encode(batch.observations[0], batch.task)
+        noise = th.randn(self.horizon, len(start), policy.world_model.config.action_dim, device=self.device)
+
+        # Rollout and its value, everything but the actor held fixed; rewards and values in units of the reward scale
+        rollout = imagine(policy.world_model, policy.actor, start, noise, batch.task, self._terminations_seen)
+        rewards = rollout.rewards / policy.reward_scale.value
+        final_values = policy.critic_target(rollout.latents[-1]).amin(0)  # (B,)
+        returns = imagined_return(rewards, rollout.continues, final_values, gamma)
+        weights = discount_weights(rollout.continues.detach(), 1.0)[:-1]  # (H, B)
+        log_prob = (weights * rollout.log_probs).mean()
+        policy.return_scale.update(returns.detach().std())
+        scale = policy.return_scale.value.clamp(min=1.0)
+        ent_coef = self._update_ent_coef(log_prob.detach())
+        actor_loss = -returns.mean() / scale + ent_coef * log_prob
+        actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
+
+        # Critics: TD(lambda) targets of the same rollout
+        with th.no_grad():
+            between = policy.critic_target(rollout.latents[1:-1]).amin(0)  # (H - 1, B)
+            next_values = th.cat([between, final_values.unsqueeze(0)])
+            targets = td_lambda_returns(rewards, rollout.continues, next_values, gamma, self.td_lambda)
+        states = rollout.latents[:-1].detach().flatten(0, 1)  # (H B, Z)
+        targets, weights = targets.flatten(), weights.flatten()
+        for _ in range(self.critic_epochs):
+            order = th.randperm(len(states), device=self.device)
+            for part in order.chunk(self.critic_minibatches):
+                values = policy.critic(states[part])  # (N, M)
+                loss = critic_loss(values, targets[part], weights[part])
+                self._step(policy.critic_optimizer, loss, CRITIC_CLIP, "critic")
+                metrics["critic_loss"].append(loss.detach())
+        polyak_update(policy.critic.parameters(), policy.critic_target.parameters(), self.tau)
+
+        metrics["actor_loss"].append(actor_loss.detach())
+        metrics["actor_grad_norm"].append(actor_grad_norm)
+        metrics["imagined_return"].append(returns.detach().mean() * policy.reward_scale.value)
+        metrics["value"].append(values.detach().mean() * policy.reward_scale.value)
+        metrics["entropy"].append(-log_prob.detach())
+        metrics["ent_coef"].append(ent_coef)
+
+    def _update_ent_coef(self, log_prob: th.Tensor) -> th.Tensor:
+        """One step of the entropy coefficient towards the target entropy (arXiv 1812.05905, section 5), if learned."""
+        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
+            return th.as_tensor(float(self.ent_coef), device=self.device)
+        ent_coef = self.log_ent_coef.detach().exp().squeeze()
+        loss = -(self.log_ent_coef * (log_prob + float(self.target_entropy))).sum()
+        self.ent_coef_optimizer.zero_grad()
+        loss.backward()
+        self.ent_coef_optimizer.step()
+        return ent_coef
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, clip: float, name: str) -> th.Tensor:
+        """Gradient step of an optimiser's own parameters only. Returns the gradient norm before clipping."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad()
+        # Without `inputs` the frozen networks that the loss passes through would collect gradients too.
+        loss.backward(inputs=parameters)
+        norm = th.nn.utils.clip_grad_norm_(parameters, clip)
+        if not th.isfinite(norm):
+            raise ValueError(
+                f"The gradient of the {name} loss is not finite (loss {loss.item():g}) at step {self.num_timesteps}, "
+                f"update {self._n_updates}: lower its learning rate, or check the scale of observations and rewards."
+            )
+        optimizer.step()
+        return norm
+
+    def _update_learning_rates(self) -> None:
+        policy = self.policy
+        actor_optimizers = [policy.actor_optimizer]
+        if self.ent_coef_optimizer is not None:
+            actor_optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(actor_optimizers)
+        progress = self._current_progress_remaining
+        update_learning_rate(policy.critic_optimizer, self.critic_lr_schedule(progress))
+        update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        # Checked here and not in the losses: one bad row in the buffer would surface many updates later.
+        for quantity, values in (("observation", new_obs), ("reward", reward), ("action", buffer_action)):
+            finite = np.isfinite(np.asarray(values)).reshape(self.n_envs, -1).all(-1)
+            if not finite.all():
+                raise ValueError(
+                    f"The {quantity} of environment {int(np.argmin(finite))} is NaN or infinite at step "
+                    f"{self.num_timesteps}: nothing of this step was stored; check the environment."
+                )
+        for i, done in enumerate(dones):
+            if not done:
+                continue
+            if not np.isfinite(infos[i].get("terminal_observation", 0.0)).all():
+                raise ValueError(
+                    f"The last observation of environment {i}'s episode is NaN or infinite at step "
+                    f"{self.num_timesteps}: nothing of this step was stored; check the environment."
+                )
+            if not infos[i].get("TimeLimit.truncated", False):
+                self._terminations_seen = True
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def learn(
+        self: SelfPWM,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "PWM",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPWM:
+        """
+        Learn in the environment, see SB3.
+
+        :param total_timesteps: Number of environment steps, over all environments.
+        :param callback: Callbacks.
+        :param log_interval: Episodes between logs.
+        :param tb_log_name: Name of the TensorBoard run.
+        :param reset_num_timesteps: Whether the step count starts anew.
+        :param progress_bar: Whether to show a progress bar.
+        :return: The model.
+        """
+        self._n_updates_at_start = self._n_updates
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def dump_logs(self) -> None:
+        """Add the update rate to what SB3 logs."""
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / seconds)
+        super().dump_logs()
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts = ["policy", "policy.actor_optimizer", "policy.critic_optimizer", "policy.world_model_optimizer"]
+        if self.ent_coef_optimizer is None:
+            return state_dicts, []
+        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: Observation space of the environment.
+    :param action_space: Action space of the environment.
+    :raises UnsupportedSpaceError: If PWM cannot use one of them; the message says what to use.
+    """
+    if not isinstance(action_space, spaces.Box):
+        raise UnsupportedSpaceError(
+            f"PWM needs a continuous action space (Box), got {action_space}: use DQN or PPO for this environment."
+        )
+    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+        raise UnsupportedSpaceError(
+            "Continuous action space must have a finite lower and upper bound for PWM, "
+            f"got {action_space}: wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction."
+        )
+    if isinstance(observation_space, spaces.Dict | spaces.Tuple):
+        raise UnsupportedSpaceError(
+            f"PWM needs a flat observation, got {type(observation_space).__name__}: "
+            "wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+
+
+def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:
+    """
+    :param learning_rate: A float, a function of the progress remaining, or ``"lin_<float>"`` for linear decay to zero.
+    :param name: The argument's name, for the error.
+    :return: Learning rate as a function of the progress remaining.
+    :raises ValueError: If a string is of another form.
+    """
+    if isinstance(learning_rate, str):
+        kind, _, initial = learning_rate.rpartition("_")
+        try:
+            value = float(initial)
+        except ValueError:
+            kind = "?"
+        if kind not in ("", "lin"):
+            raise ValueError(f'{name}={learning_rate!r} is no learning rate: give a float or "lin_<float>".')
+        return FloatSchedule(value if kind == "" else LinearSchedule(value, 0.0, 1.0))
+    return FloatSchedule(learning_rate)
+
+
+def parse_ent_coef(ent_coef: float | str) -> tuple[float, bool]:
+    """
+    :param ent_coef: A float of at least zero, ``"auto"`` or ``"auto_<initial value>"``.
+    :return: The (initial) coefficient, and whether it is learned.
+    :raises ValueError: If it is of another form.
+    """
+    learned = isinstance(ent_coef, str) and ent_coef.startswith("auto")
+    text = str(ent_coef).removeprefix("auto").removeprefix("_") if learned else ent_coef
+    try:
+        value = 1.0 if text == "" else float(text)
+    except ValueError:
+        value = -1.0
+    if value < 0.0 or (learned and value == 0.0):
+        raise ValueError(f'ent_coef={ent_coef!r} must be a float of at least 0, "auto" or "auto_<positive float>".')
+    return value, learned

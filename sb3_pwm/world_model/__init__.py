@@ -1,0 +1,6 @@
+"""The world model and its loss."""
+
+from sb3_pwm.world_model.losses import WorldModelLoss, world_model_loss
+from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
+
+__all__ = ["WorldModel", "WorldModelConfig", "WorldModelLoss", "world_model_loss"]

@@ -1,0 +1,76 @@
+"""The search space of ``rl_zoo3.train --algo pwm -optimize``, in the form of rl-zoo3's own samplers."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    import optuna
+
+# rl-zoo3 replaces policy_kwargs as a whole while it tunes, so each size says everything that depends on it.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "small": dict(
+        world_model_size="1M",
+        latent_dim=64,
+        world_model_kwargs=dict(encoder_dim=128, mlp_dim=256),
+        net_arch=dict(pi=[128, 64], vf=[128, 64]),
+    ),
+    "medium": dict(world_model_size="1M", net_arch=dict(pi=[256, 128], vf=[256, 128])),
+    "big": dict(world_model_size="5M", net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
+}
+ACTIVATION_FNS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU}
+
+
+def convert_pwm_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param sampled_params: Parameters of a trial, as :func:`sample_pwm_params` named them.
+    :return: Keyword arguments of :class:`~sb3_pwm.PWM`.
+    """
+    params = dict(sampled_params)
+    params["gamma"] = 1 - params.pop("one_minus_gamma")
+    params["td_lambda"] = 1 - params.pop("one_minus_td_lambda")
+    params["batch_size"] = 2 ** params.pop("batch_size_pow")
+    # One update for every `subsample_steps` environment steps, however many steps lie between two rounds of updates.
+    params["gradient_steps"] = max(params["train_freq"] // params.pop("subsample_steps"), 1)
+    params["policy_kwargs"] = dict(
+        NETWORKS[params.pop("networks")], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
+    )
+    return params
+
+
+def sample_pwm_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sampler for PWM's hyperparameters. Every combination is one that PWM's constructor accepts.
+
+    :param trial: Trial to draw from.
+    :param n_actions: Number of action dimensions (unused: rl-zoo3 passes it to every sampler).
+    :param n_envs: Number of environments (unused, likewise).
+    :param additional_args: Replay buffer settings for HER (unused, likewise).
+    :return: Keyword arguments of :class:`~sb3_pwm.PWM`.
+    """
+    params = {
+        "horizon": trial.suggest_int("horizon", 3, 16),
+        "one_minus_td_lambda": trial.suggest_float("one_minus_td_lambda", 0.01, 0.3, log=True),
+        "rho": trial.suggest_float("rho", 0.5, 1.0),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 5e-5, 3e-3, log=True),
+        "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 3e-3, log=True),
+        "world_model_learning_rate": trial.suggest_float("world_model_learning_rate", 5e-5, 3e-3, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 9),
+        "critic_epochs": trial.suggest_int("critic_epochs", 1, 8),
+        "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
+        "world_model_steps": trial.suggest_int("world_model_steps", 1, 2),
+        "train_freq": trial.suggest_int("train_freq", 1, 8),
+        "subsample_steps": trial.suggest_int("subsample_steps", 1, 4),
+        "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
+        "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.01", 0.0, 1e-4, 1e-3, 1e-2]),
+        "networks": trial.suggest_categorical("networks", list(NETWORKS)),
+        "activation_fn": trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS)),
+    }
+    converted = convert_pwm_params(params)
+    # So that a study shows the values themselves beside their logarithms and complements
+    for name in ("gamma", "td_lambda", "batch_size", "gradient_steps"):
+        trial.set_user_attr(name, converted[name])
+    return converted

@@ -1,0 +1,173 @@
+"""The benchmark script: a tiny run of it, its queue, and its reading of the curves."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "learning_curves.py"
+
+
+def load_script() -> ModuleType:
+    """The script as a module, whatever the working directory."""
+    spec = importlib.util.spec_from_file_location("learning_curves", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+learning_curves = load_script()
+
+
+def write_curve(out: Path, algo: str, env: str, seed: int, rows: list[tuple[int, float, float]]) -> None:
+    """A curve of (agent steps, training seconds, return)."""
+    path = out / env / f"{algo}-seed{seed}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, learning_curves.COLUMNS)
+        writer.writeheader()
+        for steps, seconds, score in rows:
+            writer.writerow(
+                {
+                    "algo": algo,
+                    "env": env,
+                    "seed": seed,
+                    "agent_steps": steps,
+                    "env_steps": 2 * steps,
+                    "train_seconds": seconds,
+                    "cpu_seconds": seconds / 2,
+                    "mean_return": score,
+                    "std_return": 0,
+                }
+            )
+
+
+@pytest.fixture
+def walker(tmp_path: Path) -> Path:
+    """Two seeds of PWM and of SAC on Walker-walk; SAC's second seed never reaches 900."""
+    write_curve(tmp_path, "pwm", "Walker-walk", 0, [(15_000, 100, 500), (30_000, 200, 920)])
+    write_curve(tmp_path, "pwm", "Walker-walk", 1, [(15_000, 100, 910), (30_000, 200, 940)])
+    write_curve(tmp_path, "sac", "Walker-walk", 0, [(30_000, 150, 700), (60_000, 300, 905)])
+    write_curve(tmp_path, "sac", "Walker-walk", 1, [(30_000, 150, 600), (60_000, 300, 800), (90_000, 450, 850)])
+    return tmp_path
+
+
+@pytest.mark.parametrize("algo", ["pwm", "sac"])
+def test_run_evaluates_and_writes_the_curve(tmp_path: Path, algo: str) -> None:
+    arguments = ["run", "--algo", algo, "--env", "Pendulum-v1", "--seed", "3", "--steps", "160", "--eval-freq", "80"]
+    arguments += ["--eval-episodes", "1", "--hyperparams", '{"learning_starts": 120}', "--tag", "tiny"]
+    arguments += ["--out", str(tmp_path)]
+    assert learning_curves.main(arguments) == 0
+    path = tmp_path / "Pendulum-v1" / f"{algo}-tiny-seed3.csv"
+    curve = learning_curves.Curve.read(path)
+    assert (curve.algo, curve.tag, curve.seed, curve.env) == (algo, "tiny", 3, "Pendulum-v1")
+    assert curve.agent_steps == [80, 160]
+    assert all(-2000 < score < 0 for score in curve.returns)
+    assert 0 < curve.rows[0].train_seconds < curve.rows[1].train_seconds
+    with path.open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last["critic_loss"] != ""
+    assert (last["imagined_return"] != "") == (algo == "pwm")
+    assert learning_curves.main(arguments) == 2, "an existing curve is not replaced without --force"
+
+
+def test_sweep_runs_what_is_missing_and_skips_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ["sweep", "--jobs", "1", "--out", str(tmp_path), "--logs", str(tmp_path / "logs")]
+    sweep += ["--hyperparams", '{"buffer_size": 1000, "learning_starts": 100}', "sac,Pendulum-v1,0+1,120"]
+    assert learning_curves.main([*sweep, "--only", "1"]) == 0
+    description = json.loads((tmp_path / "Pendulum-v1" / "sac-seed1.json").read_text())
+    assert description["hyperparameters"]["buffer_size"] == 1000
+    assert str(tmp_path) not in json.dumps(description)
+    capsys.readouterr()
+    assert learning_curves.main([*sweep, "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["to", "done"]
+
+
+def test_hyperparameters_come_from_the_zoos_files() -> None:
+    learning_curves.register()
+    assert learning_curves.resolve_hyperparams("pwm", "Walker-walk")[1] == "hyperparams/pwm.yml, Walker-walk"
+    assert learning_curves.resolve_hyperparams("pwm", "Fish-swim")[1] == "hyperparams/pwm.yml, default"
+    hopper, source = learning_curves.resolve_hyperparams("sac", "Hopper-v5")
+    assert hopper["learning_starts"] == 10_000
+    assert source == "rl-zoo3's sac.yml, Hopper-v4"
+    walker, source = learning_curves.resolve_hyperparams("sac", "Walker-walk")
+    assert walker["learning_starts"] == 1_000
+    assert source.startswith("SB3's SAC defaults")
+    assert [learning_curves.action_repeat(env) for env in ("Walker-walk", "Hopper-v5")] == [2, 1]
+
+
+def test_preset_runs_sac_longer_until_it_reaches_the_target() -> None:
+    runs = learning_curves.preset_runs([0, 1, 2], sac_factor=3)
+    assert len(runs) == 5 * 2 * 3
+    sac = learning_curves.select(runs, "sac,Walker-walk,0")[0]
+    assert (sac.steps, sac.stop_after, sac.stop_at) == (90_000, 30_000, 900)
+    assert [sac.ends(20_000, 950.0), sac.ends(30_000, 950.0), sac.ends(60_000, 800.0)] == [False, True, False]
+    with pytest.raises(SystemExit, match="Walker-wlak"):
+        learning_curves.select(runs, "Walker-wlak")
+
+
+def test_unfinished_curves_are_run_again(walker: Path) -> None:
+    assert learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000).finished(walker)
+    assert not learning_curves.Run("pwm", "Walker-walk", 0, 40_000, 1_000).finished(walker)
+    assert not learning_curves.Run("pwm", "Walker-walk", 2, 30_000, 1_000).finished(walker)
+    path = walker / "Walker-walk" / "pwm-seed0.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\npwm,Walker-walk,0,,30000,60")  # killed midway
+    assert not learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000).finished(walker)
+
+
+def test_curves_of_other_hyperparameters_are_run_again(walker: Path) -> None:
+    run = learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000)
+    hyperparams, _ = learning_curves.resolve_hyperparams("pwm", "Walker-walk")
+    description = run.csv_path(walker).with_suffix(".json")
+    description.write_text(json.dumps({"hyperparameters": {**hyperparams, "n_timesteps": 7}}))
+    assert run.finished(walker)
+    description.write_text(json.dumps({"hyperparameters": {**hyperparams, "horizon": 77}}))
+    assert not run.finished(walker)
+
+
+def test_table(walker: Path) -> None:
+    row = learning_curves.make_table(learning_curves.read_curves(walker)).splitlines()[-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    # PWM reaches 900 after 200 and 100 s; SAC after 300 s and not within 450 s: at least 375 / 150 = 2.5.
+    assert cells == [
+        "Walker-walk",
+        "60,000",
+        "**930** (920, 940)",
+        "**650** (700, 600)",
+        "900",
+        "150 s",
+        "300 s (1 of 2)",
+        "> 2.5",
+    ]
+
+
+def test_target_without_a_number_is_sacs_score(tmp_path: Path) -> None:
+    for seed, score in ((0, 1000.0), (1, 2000.0)):
+        write_curve(tmp_path, "sac", "Hopper-v5", seed, [(50_000, 100, score)])
+    curves = learning_curves.read_curves(tmp_path)
+    assert learning_curves.target_of(learning_curves.TASK_OF["Hopper-v5"], curves) == 1500
+
+
+def test_plot(walker: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert learning_curves.main(["plot", "--out", str(walker)]) == 0
+    assert {path.name for path in walker.glob("*.png")} == {"Walker-walk.png", "overview.png"}
+
+
+def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+    for arguments in (
+        ["sweep", "dqn,CartPole-v1,0,10"],
+        ["sweep", "pwm,Pendulum-v1,0"],
+        ["run", "--algo", "pwm", "--env", "Pendulum-v1", "--steps", "10", "--hyperparams", "[1]"],
+    ):
+        with pytest.raises(SystemExit):
+            learning_curves.main(arguments)

@@ -1,0 +1,217 @@
+"""World model and its loss: shapes, masks, and the loss recomputed step by step."""
+
+import math
+
+import pytest
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+from sb3_pwm import SequenceBatch, WorldModel, WorldModelConfig
+from sb3_pwm.common.layers import EnsembleMLP, SimNorm
+from sb3_pwm.world_model import world_model_loss
+
+TINY = dict(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=12, mlp_dim=12)
+
+
+def random_batch(horizon=3, batch=4, task=None):
+    mask = th.ones(horizon, batch)
+    mask[2:, 1] = 0.0  # the second sequence ends after two steps
+    terminations = th.zeros(horizon, batch)
+    terminations[1, 1] = 1.0
+    return SequenceBatch(
+        th.randn(horizon + 1, batch, 5),
+        th.rand(horizon, batch, 2) * 2 - 1,
+        3.0 * th.randn(horizon, batch),
+        terminations,
+        mask,
+        task,
+    )
+
+
+def randomised(config):
+    """A model whose output layers are not zero."""
+    th.manual_seed(0)
+    model = WorldModel(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_simnorm_groups_are_distributions():
+    z = SimNorm(8)(5 * th.randn(3, 4, 32))
+    assert z.shape == (3, 4, 32)
+    assert (z >= 0).all()
+    th.testing.assert_close(z.unflatten(-1, (4, 8)).sum(-1), th.ones(3, 4, 4))
+
+
+def test_simnorm_by_hand():
+    z = SimNorm(2)(th.tensor([0.0, math.log(3.0), 1.0, 1.0]))
+    th.testing.assert_close(z, th.tensor([0.25, 0.75, 0.5, 0.5]))
+
+
+def test_ensemble_members_equal_separate_networks():
+    ensemble = EnsembleMLP(3, 6, [8, 7], nn.SiLU)
+    for parameter in ensemble.parameters():
+        nn.init.normal_(parameter)
+    x = th.randn(2, 5, 6)
+    together = ensemble(x)
+    assert together.shape == (3, 2, 5)
+    linear_0, norm_0, _, linear_1, norm_1, _, output = ensemble.layers
+    for i in range(3):
+        y = x
+        for linear, norm in ((linear_0, norm_0), (linear_1, norm_1)):
+            y = y @ linear.weight[i] + linear.bias[i]
+            y = F.silu(F.layer_norm(y, y.shape[-1:], norm.weight[i, 0], norm.bias[i, 0]))
+        th.testing.assert_close(together[i], (y @ output.weight[i] + output.bias[i]).squeeze(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_ensemble_starts_at_zero():
+    assert (EnsembleMLP(3, 6, [8], nn.SiLU)(th.randn(4, 6)) == 0).all()
+
+
+@pytest.mark.parametrize("size", ["1M", "5M", "19M", "48M", "317M"])
+def test_presets(size):
+    config = WorldModelConfig.preset(size, observation_dim=24, action_dim=6)
+    with th.device("meta"):
+        count = sum(parameter.numel() for parameter in WorldModel(config).parameters())
+    widths = (24, config.encoder_dim, config.mlp_dim, config.latent_dim, config.encoder_layers)
+    assert count == by_hand(*widths, action_dim=6)
+
+
+def by_hand(observation_dim, encoder_dim, mlp_dim, latent_dim, encoder_layers, action_dim):
+    def normed(n_in, n_out):
+        return n_in * n_out + 3 * n_out  # weight, bias, LayerNorm gain and offset
+
+    encoder = normed(observation_dim, encoder_dim) + (encoder_layers - 2) * normed(encoder_dim, encoder_dim)
+    encoder += normed(encoder_dim, latent_dim)
+    trunk = normed(latent_dim + action_dim, mlp_dim) + normed(mlp_dim, mlp_dim)
+    return encoder + trunk + normed(mlp_dim, latent_dim) + trunk + mlp_dim * 101 + 101
+
+
+@pytest.mark.parametrize("reward_head", ["two_hot", "scalar"])
+def test_loss_recomputed_step_by_step(reward_head):
+    model = randomised(WorldModelConfig(**TINY, termination=True, reward_head=reward_head))
+    batch, rho = random_batch(), 0.8
+    loss = world_model_loss(model, batch, rho=rho, dynamics_coef=20.0, reward_coef=0.1, termination_coef=1.0)
+
+    dynamics = reward = termination = 0.0
+    for b in range(4):
+        z = model.encode(batch.observations[0, b])
+        for t in range(3):
+            weight = rho**t * batch.mask[t, b].item() / 3 / 4
+            logits = model.reward_logits(z, batch.actions[t, b])
+            if reward_head == "scalar":
+                reward += weight * (logits.item() - batch.rewards[t, b].item()) ** 2
+            else:
+                position = (math.copysign(math.log1p(abs(batch.rewards[t, b].item())), batch.rewards[t, b].item()) + 10) / 0.2
+                below = math.floor(position)
+                log_p = F.log_softmax(logits, -1)
+                share = position - below
+                reward -= weight * ((1 - share) * log_p[below].item() + share * log_p[below + 1].item())
+            z = model.next(z, batch.actions[t, b])
+            target = model.encode(batch.observations[t + 1, b])
+            dynamics += weight * (z - target).pow(2).mean().item()
+            p = th.sigmoid(model.termination_logits(z)).item()
+            termination -= weight * math.log(p if batch.terminations[t, b] else 1 - p)
+    assert loss.dynamics.item() == pytest.approx(dynamics, rel=1e-4)
+    assert loss.reward.item() == pytest.approx(reward, rel=1e-3)
+    assert loss.termination.item() == pytest.approx(termination, rel=1e-4)
+    assert loss.total.item() == pytest.approx(20 * dynamics + 0.1 * reward + termination, rel=1e-3)
+
+
+def test_steps_after_the_episode_do_not_count():
+    model = randomised(WorldModelConfig(**TINY, termination=True))
+    batch = random_batch()
+    loss = world_model_loss(model, batch).total
+    batch.observations[3, 1] += 100.0
+    batch.rewards[2, 1] = -50.0
+    batch.actions[2, 1] = 1.0
+    batch.terminations[2, 1] = 1.0
+    th.testing.assert_close(world_model_loss(model, batch).total, loss)
+    batch.rewards[1, 1] += 1.0  # the last real step does count
+    assert world_model_loss(model, batch).total != loss
+
+
+def test_no_gradient_through_the_target():
+    model = randomised(WorldModelConfig(**TINY))
+    batch = random_batch()
+    observations = batch.observations.clone().requires_grad_()
+    world_model_loss(model, batch._replace(observations=observations)).total.backward()
+    assert observations.grad[0].abs().sum() > 0
+    assert observations.grad[1:].abs().sum() == 0
+
+
+def test_continuation():
+    model = randomised(WorldModelConfig(**TINY, termination=True))
+    z = model.encode(th.randn(7, 5))
+    th.testing.assert_close(model.continuation(z), 1 - th.sigmoid(model.termination_logits(z)))
+    endless = WorldModel(WorldModelConfig(**TINY))
+    assert (endless.continuation(z) == 1).all()
+    with pytest.raises(RuntimeError, match="termination=True"):
+        endless.termination_logits(z)
+
+
+def test_multi_task():
+    model = randomised(WorldModelConfig(**TINY, tasks=("walk", "run"), task_dim=4))
+    observations = th.randn(2, 5)
+    by_name, by_index = model.encode(observations, "run"), model.encode(observations, 1)
+    th.testing.assert_close(by_name, by_index)
+    th.testing.assert_close(by_name, model.encode(observations, th.tensor([1, 1])))
+    assert not th.allclose(by_name, model.encode(observations, "walk"))
+    assert model.next(by_name.expand(3, 2, 16), th.zeros(3, 2, 2), th.tensor([0, 1])).shape == (3, 2, 16)
+    loss = world_model_loss(model, random_batch(task=th.tensor([0, 1, 1, 0])))
+    assert th.isfinite(loss.total)
+    with pytest.raises(ValueError, match="needs a task"):
+        model.encode(observations)
+    with pytest.raises(ValueError, match="no task 'swim'"):
+        model.encode(observations, "swim")
+    with pytest.raises(ValueError, match="no task number 2"):
+        model.encode(observations, 2)
+    with pytest.raises(ValueError, match="single-task"):
+        WorldModel(WorldModelConfig(**TINY)).encode(observations, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(latent_dim=12), "multiple of simnorm_dim"),
+        (dict(encoder_layers=1), "encoder_layers"),
+        (dict(reward_head="huber"), "reward_head"),
+        (dict(activation="swish"), "activation"),
+        (dict(num_bins=1), "num_bins"),
+        (dict(mlp_dim=0), "mlp_dim"),
+        (dict(tasks=("walk", "walk")), "distinct"),
+    ],
+)
+def test_bad_config(fields, message):
+    with pytest.raises(ValueError, match=message):
+        WorldModelConfig(**{**TINY, **fields})
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="'2M'.*1M"):
+        WorldModelConfig.preset("2M", observation_dim=3, action_dim=1)
+
+
+def test_learns_a_linear_system():
+    """Open-loop prediction of a stable linear system: both losses fall, far below that of a constant prediction."""
+    th.manual_seed(0)
+    model = WorldModel(WorldModelConfig(**TINY))
+    optimizer = th.optim.Adam(model.parameters(), lr=1e-3)
+    drift, push = 0.9 * th.eye(5), 0.3 * th.randn(2, 5)
+    first = last = None
+    for _ in range(300):
+        observations, actions = [th.randn(64, 5)], th.rand(3, 64, 2) * 2 - 1
+        for t in range(3):
+            observations.append(observations[-1] @ drift + actions[t] @ push)
+        stacked = th.stack(observations)
+        rewards, ones = stacked[:-1, :, 0], th.ones(3, 64)
+        loss = world_model_loss(model, SequenceBatch(stacked, actions, rewards, 0 * ones, ones))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        first = loss if first is None else first
+        last = loss
+    assert last.reward < 0.6 * first.reward
+    assert last.dynamics < 0.1 * first.dynamics

@@ -1,0 +1,400 @@
+"""Stock rl-zoo3 with PWM in it, as a user meets it: its own commands, each in a process of its own."""
+
+import importlib.metadata
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import gymnasium as gym
+import optuna
+import pytest
+import yaml
+
+from sb3_pwm import PWM
+
+TINY_POLICY = (
+    "dict(latent_dim=16,world_model_kwargs=dict(encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
+)
+TINY = ("batch_size:8", f"policy_kwargs:{TINY_POLICY}")
+
+
+def environment(**variables):
+    # MUJOCO_GL is left to the package, and rl-zoo3's plots must not open a window.
+    return {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **variables}
+
+
+def run(arguments, folder, *, succeeds=True, timeout=180, **variables):
+    """Run this Python with the arguments and return what it wrote, standard output and errors together."""
+    process = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    if succeeds is not None:
+        assert (process.returncode == 0) == succeeds, f"exit code {process.returncode}\n{process.stdout}"
+    return process.stdout
+
+
+def run_script(script, folder, *arguments, **options):
+    path = Path(folder, "script.py")
+    path.write_text(textwrap.dedent(script))
+    return run([path, *arguments], folder, **options)
+
+
+def train(*arguments):
+    return ["-m", "rl_zoo3.train", "--algo", "pwm", "--seed", "1", *arguments]
+
+
+@pytest.fixture(scope="module")
+def dog_run(tmp_path_factory):
+    """A folder in which ``rl_zoo3.train --algo pwm --env Dog-run`` was run."""
+    folder = tmp_path_factory.mktemp("dog_run")
+    arguments = ["--env", "Dog-run", "-n", "120", "--eval-freq", "100", "--eval-episodes", "1", "-tb", "tb"]
+    parameters = ["-params", "horizon:8", "learning_starts:100", *TINY]
+    output = run(train(*arguments, "--save-replay-buffer", *parameters), folder)
+    return folder, output
+
+
+def test_train_reads_the_packaged_hyperparameters_and_saves_a_model(dog_run):
+    folder, output = dog_run
+    assert "pwm.yml" in output
+    assert "critic_learning_rate', 'lin_" in output  # Dog-run's own entry, in rl-zoo3's notation for linear decay
+    assert "Eval num_timesteps=100" in output
+    results = folder / "logs/pwm/Dog-run_1"
+    for name in ("Dog-run.zip", "best_model.zip", "evaluations.npz", "0.monitor.csv", "replay_buffer.pkl"):
+        assert (results / name).is_file(), name
+    assert list((folder / "tb/Dog-run/PWM_1").iterdir())
+
+
+def test_parameters_on_the_command_line_override_the_file(dog_run):
+    folder, _ = dog_run
+    config = yaml.load((folder / "logs/pwm/Dog-run_1/Dog-run/config.yml").read_text(), Loader=yaml.UnsafeLoader)
+    assert config["horizon"] == 8
+    assert PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu").horizon == 8
+
+
+def test_enjoy_reserves_no_replay_buffer(dog_run):
+    """Dog-run's training buffer is 1.8 GB, and stock enjoy does not know that it could ask for a small one."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc/self/status to measure the address space")
+    folder, _ = dog_run
+    output = run_script(
+        """
+        import sys
+        from pathlib import Path
+
+        import dm_control.suite
+        import rl_zoo3.enjoy
+
+        def megabytes(field):
+            status = Path("/proc/self/status").read_text()
+            return int(status.split(field + ":")[1].split()[0]) // 1024
+
+        sys.argv = ["enjoy", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510"]
+        before = megabytes("VmSize")
+        rl_zoo3.enjoy.enjoy()
+        print("grew by", megabytes("VmPeak") - before)
+        """,
+        folder,
+    )
+    assert "Mean reward: " in output
+    assert int(output.split("grew by ")[1]) < 900
+    model = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu")
+    assert model.buffer_size == 1_000_000
+
+
+def test_enjoy_command(dog_run):
+    folder, _ = dog_run
+    arguments = ["--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510", "--load-best"]
+    assert "Mean reward: " in run(["-m", "rl_zoo3.enjoy", *arguments], folder)
+
+
+def test_resume_continues_with_model_and_replay_buffer(dog_run):
+    folder, _ = dog_run
+    arguments = ["--env", "Dog-run", "-n", "115", "--eval-freq", "-1", "-i", "logs/pwm/Dog-run_1/Dog-run.zip", "-uuid"]
+    output = run(train(*arguments, "-params", "learning_starts:100", "batch_size:8"), folder)
+    assert "Loading pretrained agent" in output
+    assert "Loading replay buffer" in output
+    (resumed,) = (folder / "logs/pwm").glob("Dog-run_2_*/Dog-run.zip")
+    before, after = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu"), PWM.load(resumed, device="cpu")
+    assert after._n_updates > before._n_updates == 20
+    shutil.rmtree(resumed.parent)
+
+
+def test_record_video(dog_run):
+    folder, _ = dog_run
+    probe = "import gymnasium, sb3_pwm; e = gymnasium.make('Dog-run', render_mode='rgb_array'); e.reset(); e.render()"
+    message = run(["-c", probe], folder, succeeds=None)
+    if message and "Error" in message:
+        pytest.skip(f"no headless rendering here: {message.splitlines()[-1]}")
+    run(["-m", "rl_zoo3.record_video", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "-n", "5"], folder)
+    videos = list((folder / "logs/pwm/Dog-run_1/videos").glob("*.mp4"))
+    assert len(videos) == 1
+    assert videos[0].stat().st_size > 0
+
+
+def test_rl_zoo3_command_trains_with_subprocess_environments_and_plots(tmp_path):
+    # The console script is not on the PATH of every test runner; it calls exactly this module.
+    script = Path(sys.executable).with_name("rl_zoo3")
+    command = [script] if script.exists() else ["-m", "rl_zoo3.cli"]
+    arguments = ["--algo", "pwm", "--env", "Pendulum-v1", "-n", "420", "--vec-env", "subproc", "--eval-freq", "-1"]
+    output = run([*command, "train", *arguments, "-params", "n_envs:2", "learning_starts:400", *TINY], tmp_path)
+    assert "Using 2 environments" in output
+    assert len(list((tmp_path / "logs/pwm/Pendulum-v1_1").glob("*.monitor.csv"))) == 2
+    run([*command, "plot_train", "-a", "pwm", "-e", "Pendulum", "-f", "logs", "-w", "1"], tmp_path)
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_environment_ids_are_known_in_worker_processes(tmp_path, start_method):
+    output = run_script(
+        """
+        import sys
+
+        from stable_baselines3.common.env_util import make_vec_env
+        from stable_baselines3.common.vec_env import SubprocVecEnv
+
+        import sb3_pwm
+
+        if __name__ == "__main__":
+            start = dict(start_method=sys.argv[1])
+            env = make_vec_env("Cartpole-swingup", n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=start)
+            print(env.reset().shape)
+            env.close()
+        """,
+        tmp_path,
+        start_method,
+    )
+    assert "(2, 5)" in output
+
+
+def test_two_workers_tune_one_study(tmp_path):
+    database = tmp_path / "study.db"
+    arguments = ["--env", "Pendulum-v1", "-n", "205", "-optimize", "--n-trials", "1", "--n-evaluations", "1"]
+    study = ["--storage", f"sqlite:///{database}", "--study-name", "pendulum", "--eval-episodes", "1"]
+    workers = []
+    for number in (1, 2):
+        log = (tmp_path / f"worker{number}.txt").open("w+")
+        process = subprocess.Popen(
+            [sys.executable, *train(*arguments, *study, "-f", f"logs{number}")],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        workers.append((process, log))
+        # Optuna lets only one process create a database's tables: the second worker joins once the study is there.
+        deadline = time.monotonic() + 90
+        while number == 1 and not has_study(database) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+    for process, log in workers:
+        code = process.wait(timeout=180)
+        log.seek(0)
+        assert code == 0, log.read()
+        log.close()
+
+    trials = optuna.load_study(storage=f"sqlite:///{database}", study_name="pendulum").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+    for name in ("horizon", "rho", "tau", "learning_rate", "critic_learning_rate", "world_model_learning_rate"):
+        assert name in trials[0].params
+    for number in (1, 2):
+        assert list((tmp_path / f"logs{number}/pwm").glob("report_*.csv"))
+
+
+def has_study(database):
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return bool(connection.execute("SELECT COUNT(*) FROM studies").fetchone()[0])
+    except sqlite3.OperationalError:
+        return False
+
+
+def test_every_sampled_configuration_is_one_that_pwm_accepts():
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    env = gym.make("Pendulum-v1")
+    for _ in range(8):
+        trial = study.ask()
+        sampled = HYPERPARAMS_SAMPLER["pwm"](trial, 1, 1, {})
+        model = PWM("MlpPolicy", env, device="cpu", **sampled)
+        assert 0.0 < model.gamma < 1.0
+        assert 1 <= model.gradient_steps <= model.train_freq.frequency
+        # --trial-id starts from the values in the database.
+        assert HYPERPARAMS_CONVERTER["pwm"](trial.params) == sampled
+
+
+def test_every_entry_of_the_hyperparameter_file_is_one_that_pwm_accepts():
+    from sb3_pwm.zoo import HYPERPARAMS_FILE
+
+    entries = yaml.safe_load(HYPERPARAMS_FILE.read_text())
+    zoo_keys = {"n_timesteps", "policy", "n_envs", "normalize", "env_wrapper", "callback", "env_kwargs"}
+    assert "default" in entries
+    for env_id, entry in entries.items():
+        assert env_id == "default" or env_id in gym.registry, env_id
+        arguments = {key: value for key, value in entry.items() if key not in zoo_keys}
+        if isinstance(arguments.get("policy_kwargs"), str):
+            arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"dict": dict, "nn": __import__("torch").nn})
+        if isinstance(arguments.get("learning_rate"), str):  # rl-zoo3 converts this one itself
+            arguments["learning_rate"] = float(arguments["learning_rate"].removeprefix("lin_"))
+        if isinstance(arguments.get("train_freq"), list):
+            arguments["train_freq"] = tuple(arguments["train_freq"])
+        PWM(entry["policy"], "Pendulum-v1", device="cpu", **arguments)
+
+
+def test_unknown_environment_is_answered_with_the_nearest_id(tmp_path):
+    output = run(train("--env", "Dog-rum"), tmp_path, succeeds=False)
+    assert output.splitlines()[-1] == "ValueError: Dog-rum not found in gym registry, you maybe meant Dog-run?"
+
+
+def test_stock_algorithms_are_untouched(tmp_path):
+    script = """
+        import inspect
+        import rl_zoo3.exp_manager
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+        from rl_zoo3.utils import ALGOS
+
+        for registry in (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER):
+            print({name: value.__qualname__ for name, value in registry.items() if name != "pwm"})
+        manager = rl_zoo3.exp_manager.ExperimentManager
+        print(inspect.signature(manager.__init__), inspect.signature(manager.read_hyperparameters))
+        manager = manager(None, "sac", "Pendulum-v1", "logs")
+        print(manager.config, manager.read_hyperparameters())
+    """
+    assert run_script(script, tmp_path) == run_script(script, tmp_path, SB3_PWM_ZOO_HOOK="0")
+
+
+def test_off_switch(tmp_path):
+    output = run(train("--env", "Pendulum-v1"), tmp_path, succeeds=False, SB3_PWM_ZOO_HOOK="0")
+    assert "invalid choice: 'pwm'" in output
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_explicit_import_registers_whatever_the_order(tmp_path, order):
+    imports = ["import sb3_pwm.zoo", "import rl_zoo3.train"]
+    output = run_script(
+        "\n".join(imports if order == "before" else imports[::-1])
+        + """
+import sys
+import rl_zoo3.exp_manager, rl_zoo3.hyperparams_opt, rl_zoo3.utils
+print(rl_zoo3.utils.ALGOS["pwm"], rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER["pwm"])
+manager = rl_zoo3.exp_manager.ExperimentManager(None, "pwm", "Pendulum-v1", "logs")
+manager.read_hyperparameters()
+print(manager.config)
+""",
+        tmp_path,
+        SB3_PWM_ZOO_HOOK="0",
+    )
+    assert "sb3_pwm.pwm.pwm.PWM" in output
+    assert output.strip().endswith("pwm.yml")
+
+
+def test_a_hyperparameter_file_of_the_user_goes_first(tmp_path):
+    (tmp_path / "own.yml").write_text("Pendulum-v1: {n_timesteps: 7, policy: MlpPolicy}")
+    output = run_script(
+        """
+        from rl_zoo3.exp_manager import ExperimentManager
+
+        manager = ExperimentManager(None, "pwm", "Pendulum-v1", "logs", config="own.yml")
+        print(manager.read_hyperparameters()[0]["n_timesteps"])
+        """,
+        tmp_path,
+    )
+    assert output.strip().endswith("7")
+
+
+def test_extended_modules_look_and_reload_like_any_other(tmp_path):
+    output = run_script(
+        """
+        import importlib, importlib.util, inspect
+
+        spec = importlib.util.find_spec("rl_zoo3.utils")
+        import rl_zoo3.utils as utils
+
+        assert type(utils.__loader__).__name__ == type(utils.__spec__.loader).__name__ == "SourceFileLoader"
+        assert "ALGOS" in inspect.getsource(utils)
+        algos = importlib.reload(utils).ALGOS
+        assert algos is utils.ALGOS and "pwm" in algos and "sac" in algos
+        print("fine")
+        """,
+        tmp_path,
+    )
+    assert output == "fine\n"
+
+
+def test_rl_zoo3_in_a_zip_file_is_extended_too(tmp_path):
+    with zipfile.ZipFile(tmp_path / "zoo.zip", "w") as archive:
+        archive.writestr("rl_zoo3/__init__.py", "from rl_zoo3.utils import ALGOS")
+        archive.writestr("rl_zoo3/utils.py", "ALGOS = {'sac': object}")
+    output = run(
+        ["-c", "import rl_zoo3; print(rl_zoo3.__file__, sorted(rl_zoo3.ALGOS))"], tmp_path, PYTHONPATH="zoo.zip"
+    )
+    assert output.strip().endswith("['pwm', 'sac']")
+    assert "zoo.zip" in output
+
+
+class TestInterpreterStart:
+    """The .pth file by itself: what it costs, and that nothing is left of sb3-pwm that could break a start."""
+
+    @pytest.fixture
+    def startup_file(self):
+        (file,) = [file for file in importlib.metadata.files("sb3-pwm") if file.name == "sb3_pwm_zoo.pth"]
+        return Path(file.locate())
+
+    @pytest.fixture
+    def site(self, tmp_path, startup_file):
+        """A folder that has the .pth file of an sb3-pwm that is gone, and an rl-zoo3."""
+        shutil.copy(startup_file, tmp_path)
+        (tmp_path / "rl_zoo3").mkdir()
+        (tmp_path / "rl_zoo3/__init__.py").write_text("")
+        (tmp_path / "rl_zoo3/utils.py").write_text("ALGOS = {'sac': object}")
+        return tmp_path
+
+    # -S leaves out the real site-packages.
+    USE_ZOO = "import site; site.addsitedir('.'); import rl_zoo3.utils; print(sorted(rl_zoo3.utils.ALGOS))"
+
+    def test_imports_nothing_of_weight(self, tmp_path):
+        listing = (
+            "import sys; print([m for m in ('torch', 'numpy', 'gymnasium', 'sb3_pwm', 'warnings') if m in sys.modules])"
+        )
+        with_hook, without = (run(["-c", listing], tmp_path, SB3_PWM_ZOO_HOOK=value) for value in "10")
+        assert with_hook == without
+        assert "torch" not in with_hook
+
+    def test_takes_less_than_two_milliseconds(self, tmp_path, startup_file):
+        script = f"""
+            import time
+            start = time.perf_counter()
+            for line in open({str(startup_file)!r}, encoding="utf-8"):
+                exec(line)
+            print(time.perf_counter() - start)
+        """
+        # The least of several, since other processes can only add to it
+        assert min(float(run_script(script, tmp_path)) for _ in range(10)) < 2e-3
+
+    def test_half_removed_package_is_silent(self, site):
+        assert run(["-S", "-c", self.USE_ZOO], site) == "['sac']\n"
+
+    def test_remains_of_a_removed_package_are_silent(self, site):
+        (site / "sb3_pwm/zoo/__pycache__").mkdir(parents=True)
+        assert run(["-S", "-c", self.USE_ZOO], site) == "['sac']\n"
+
+    def test_broken_package_is_reported_only_to_users_of_rl_zoo3(self, site):
+        (site / "sb3_pwm").mkdir()
+        (site / "sb3_pwm/__init__.py").write_text("raise RuntimeError('half an upgrade')")
+        assert run(["-S", "-c", "import site; site.addsitedir('.'); import json"], site) == ""
+        output = run(["-S", "-c", self.USE_ZOO], site)
+        assert "rl-zoo3 has no pwm: RuntimeError: half an upgrade" in output
+        assert output.endswith("['sac']\n")
