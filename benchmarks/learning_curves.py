@@ -101,11 +101,11 @@ class Task:
 # The published scores are those of the results folder released with TD-MPC2 (Hansen, Su, Wang, 2024), 3 seeds each.
 PUBLISHED_AT = 100_000
 TASKS = (
-    Task("Pendulum-v1", 3_000, 250, -200.0),
-    Task("Cartpole-swingup", 25_000, 1_000, 750.0, 2, {"TD-MPC2": 839.4, "SAC": 834.97, "DreamerV3": 676.73}),
-    Task("Walker-walk", 30_000, 1_000, 900.0, 2, {"TD-MPC2": 961.9, "SAC": 708.17, "DreamerV3": 630.13}),
-    Task("Cheetah-run", 50_000, 2_500, 520.0, 2, {"TD-MPC2": 519.13, "SAC": 310.13, "DreamerV3": 335.73}),
-    Task("Hopper-v5", 50_000, 2_500, None),
+    Task("Pendulum-v1", 3_000, 500, -200.0),
+    Task("Cartpole-swingup", 25_000, 2_500, 750.0, 2, {"TD-MPC2": 839.4, "SAC": 834.97, "DreamerV3": 676.73}),
+    Task("Walker-walk", 30_000, 2_500, 900.0, 2, {"TD-MPC2": 961.9, "SAC": 708.17, "DreamerV3": 630.13}),
+    Task("Cheetah-run", 50_000, 5_000, 520.0, 2, {"TD-MPC2": 519.13, "SAC": 310.13, "DreamerV3": 335.73}),
+    Task("Hopper-v5", 50_000, 5_000, None),
 )
 TASK_OF = {task.env: task for task in TASKS}
 
@@ -255,12 +255,12 @@ def make_manager(run: Run, hyperparams: dict[str, Any], folder: Path) -> Experim
     )
 
 
-def make_evaluation_env(manager: ExperimentManager) -> VecEnv:
-    """One environment with the training environment's wrappers and normalisation, and a seed of its own."""
+def make_evaluation_env(manager: ExperimentManager, episodes: int) -> VecEnv:
+    """Environments with the training environment's wrappers and normalisation and seeds of their own, one an episode."""
     seed = manager.seed
     manager.seed = seed + 10_000
     try:
-        return manager.create_envs(1, eval_env=True)
+        return manager.create_envs(episodes, eval_env=True)
     finally:
         manager.seed = seed
 
@@ -398,7 +398,7 @@ def train(run: Run, out: Path) -> None:
             experiment = manager.setup_experiment()
             assert experiment is not None
             model, _ = experiment
-            eval_env = make_evaluation_env(manager)
+            eval_env = make_evaluation_env(manager, run.eval_episodes)
         path.with_suffix(".json").write_text(json.dumps(describe(run, hyperparams, source, model), indent=2) + "\n")
         print(f"{run.algo} {run.env} seed {run.seed}: hyperparameters from {source}", flush=True)
         try:

@@ -12,6 +12,7 @@ from sb3_pwm.pwm.imagination import (
     imagine,
     imagined_return,
     squashed_action,
+    squashed_log_prob,
     td_lambda_returns,
 )
 from sb3_pwm.pwm.policies import Actor
@@ -59,14 +60,14 @@ def test_critic_loss_by_hand():
 
 def test_squashed_action_density_matches_torch_distributions():
     mean, log_std, noise = th.randn(5, 3), 0.3 * th.randn(5, 3), th.randn(5, 3)
-    action, log_prob = squashed_action(mean, log_std, noise)
+    action, log_prob = squashed_action(mean, log_std, noise), squashed_log_prob(mean, log_std, noise)
     normal = th.distributions.Normal(mean, log_std.exp())
     squashed = th.distributions.TransformedDistribution(normal, th.distributions.TanhTransform(cache_size=1))
     th.testing.assert_close(log_prob, squashed.log_prob(action).sum(-1), atol=1e-3, rtol=1e-3)
 
 
 def test_squashed_action_density_is_finite_when_saturated():
-    _, log_prob = squashed_action(th.full((1, 2), 40.0), th.zeros(1, 2), th.zeros(1, 2))
+    log_prob = squashed_log_prob(th.full((1, 2), 40.0), th.zeros(1, 2), th.zeros(1, 2))
     # log(1 - tanh(u)^2) tends to 2 (log 2 - u)
     expected = 2 * (-0.5 * math.log(2 * math.pi) - 2.0 * (math.log(2.0) - 40.0))
     assert log_prob.item() == pytest.approx(expected)

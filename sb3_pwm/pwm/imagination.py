@@ -29,20 +29,32 @@ Policy = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 """Latents ``(B, Z)`` to mean and log standard deviation ``(B, A)`` of the action before its tanh."""
 
 
-def squashed_action(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def squashed_action(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> th.Tensor:
     """
     Reparameterised sample of a tanh-Gaussian, ``a = tanh(mean + std * noise)``.
 
     :param mean: ``(..., A)``.
     :param log_std: ``(..., A)``.
     :param noise: ``(..., A)`` standard normal.
-    :return: Actions ``(..., A)`` and their log-density ``(...)``.
+    :return: Actions ``(..., A)``.
+    """
+    return th.tanh(mean + log_std.exp() * noise)
+
+
+def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    """
+    Log-density of the action that :func:`squashed_action` returns for the same arguments.
+
+    :param mean: ``(..., A)``.
+    :param log_std: ``(..., A)``.
+    :param noise: ``(..., A)`` standard normal.
+    :return: ``(...)``.
     """
     pre_tanh = mean + log_std.exp() * noise
     gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi)
     # log(1 - tanh(u)^2), in the form that does not underflow for large |u|
     log_slope = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
-    return th.tanh(pre_tanh), (gaussian - log_slope).sum(-1)
+    return (gaussian - log_slope).sum(-1)
 
 
 def imagine(
@@ -67,16 +79,20 @@ def imagine(
     :param termination: Whether the model's termination head is used; otherwise every step continues.
     :return: The rollout.
     """
-    states, actions, log_probs = [latents], [], []
+    states, actions, means, log_stds = [latents], [], [], []
     for step_noise in noise:
-        action, log_prob = squashed_action(*policy(states[-1].detach()), step_noise)
+        mean, log_std = policy(states[-1].detach())
+        action = squashed_action(mean, log_std, step_noise)
         states.append(world_model.next(states[-1], action, task))
         actions.append(action)
-        log_probs.append(log_prob)
+        means.append(mean)
+        log_stds.append(log_std)
     stacked, stacked_actions = th.stack(states), th.stack(actions)
+    # Whatever needs no step before it is evaluated for all steps at once: a rollout is bound by the number of kernels.
     rewards = world_model.reward(stacked[:-1], stacked_actions, task)
     continues = world_model.continuation(stacked[1:], task) if termination else th.ones_like(rewards)
-    return LatentRollout(stacked, stacked_actions, rewards, continues, th.stack(log_probs))
+    log_probs = squashed_log_prob(th.stack(means), th.stack(log_stds), noise)
+    return LatentRollout(stacked, stacked_actions, rewards, continues, log_probs)
 
 
 def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:

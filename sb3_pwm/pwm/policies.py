@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_pwm.common.keywords import reject_unknown_keywords
 from sb3_pwm.common.layers import EnsembleMLP, mlp
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.pwm.imagination import squashed_action
@@ -72,6 +73,10 @@ class PWMPolicy(BasePolicy):
     :param optimizer_class: Optimiser of actor, critics and world model.
     :param optimizer_kwargs: Its keyword arguments, for actor and critics; the default is Adam with the paper's betas.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "PWMPolicy":
+        reject_unknown_keywords(cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -160,7 +165,7 @@ class PWMPolicy(BasePolicy):
         mean, log_std = self.actor(self.encode(observation))
         if deterministic:
             return th.tanh(mean)
-        return squashed_action(mean, log_std, th.randn_like(mean))[0]
+        return squashed_action(mean, log_std, th.randn_like(mean))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -7,7 +7,8 @@ from torch import nn
 if TYPE_CHECKING:
     import optuna
 
-# rl-zoo3 replaces policy_kwargs as a whole while it tunes, so each size says everything that depends on it.
+# rl-zoo3 replaces policy_kwargs as a whole while it tunes, so each size says everything that depends on it. None is
+# larger than 1M, and batches are small: a study on a CPU must be able to finish.
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": dict(
         world_model_size="1M",
@@ -15,8 +16,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
         world_model_kwargs=dict(encoder_dim=128, mlp_dim=256),
         net_arch=dict(pi=[128, 64], vf=[128, 64]),
     ),
-    "medium": dict(world_model_size="1M", net_arch=dict(pi=[256, 128], vf=[256, 128])),
-    "big": dict(world_model_size="5M", net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
+    "medium": dict(
+        world_model_size="1M",
+        latent_dim=128,
+        world_model_kwargs=dict(encoder_dim=256, mlp_dim=256),
+        net_arch=dict(pi=[256, 128], vf=[256, 128]),
+    ),
+    "big": dict(world_model_size="1M", net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
 }
 ACTIVATION_FNS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -58,10 +64,9 @@ def sample_pwm_params(
         "learning_rate": trial.suggest_float("learning_rate", 5e-5, 3e-3, log=True),
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 3e-3, log=True),
         "world_model_learning_rate": trial.suggest_float("world_model_learning_rate", 5e-5, 3e-3, log=True),
-        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 9),
-        "critic_epochs": trial.suggest_int("critic_epochs", 1, 8),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
+        "critic_epochs": trial.suggest_int("critic_epochs", 1, 4),
         "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
-        "world_model_steps": trial.suggest_int("world_model_steps", 1, 2),
         "train_freq": trial.suggest_int("train_freq", 1, 8),
         "subsample_steps": trial.suggest_int("subsample_steps", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),

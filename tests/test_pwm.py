@@ -1,0 +1,408 @@
+"""PWM as a user of SB3 meets it: learn, predict, save, load, errors at the door, and a task with a known optimum."""
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+from sb3_pwm import PWM, SequenceReplayBuffer
+
+SMALL: dict[str, Any] = dict(
+    policy_kwargs=dict(
+        net_arch=dict(pi=[16], vf=[16]),
+        latent_dim=16,
+        world_model_kwargs=dict(mlp_dim=16, encoder_dim=16),
+        activation_fn=nn.SiLU,
+    ),
+    learning_starts=20,
+    batch_size=8,
+    device="cpu",
+)
+
+
+class Drift(gym.Env):
+    """
+    ``x' = x + 0.3 a``, reward ``-(x^2 + 0.1 a^2)``: a linear-quadratic problem whose optimum is known.
+
+    :param bad: Quantity to poison, and :param at: the step from which on.
+    :param terminates: Whether leaving [-1.5, 1.5] ends the episode for good.
+    """
+
+    A, B, Q, R, LENGTH = 1.0, 0.3, 1.0, 0.1, 30
+
+    def __init__(self, bad: str | None = None, at: int = 30, terminates: bool = False):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Box(-2.0, 2.0, (1,), np.float32)
+        self.bad, self.at, self.terminates, self.total = bad, at, terminates, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = self.np_random.uniform(-1, 1), 0
+        return np.array([self.x], np.float32), {}
+
+    def step(self, action):
+        a = float(action[0])
+        reward = -(self.Q * self.x**2 + self.R * a**2)
+        self.x, self.t, self.total = self.A * self.x + self.B * a, self.t + 1, self.total + 1
+        observation = np.array([self.x], np.float32)
+        if self.total >= self.at:
+            reward = float("nan") if self.bad == "reward" else reward
+            observation = observation * np.inf if self.bad == "observation" else observation
+        return observation, reward, self.terminates and abs(self.x) > 1.5, self.t == self.LENGTH, {}
+
+    @classmethod
+    def optimal_gain(cls, gamma: float) -> float:
+        """Fixed point of the discounted Riccati equation; the optimal action is ``-gain * x``."""
+        p = cls.Q
+        for _ in range(1000):
+            p = cls.Q + gamma * cls.A**2 * p - (gamma * cls.A * cls.B * p) ** 2 / (cls.R + gamma * cls.B**2 * p)
+        return gamma * cls.A * cls.B * p / (cls.R + gamma * cls.B**2 * p)
+
+
+def parameters_of(model: PWM) -> dict[str, th.Tensor]:
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("env", [Drift, lambda: Drift(terminates=True)])
+def test_learn(n_envs, env):
+    model = PWM("MlpPolicy", make_vec_env(env, n_envs), seed=0, **SMALL)
+    before = parameters_of(model)
+    model.learn(120)
+    assert model.num_timesteps == 120
+    assert model._n_updates >= (120 - 20) // n_envs - 1
+    after = parameters_of(model)
+    for part in ("world_model.encoder", "world_model.dynamics", "world_model.reward_network", "actor", "critic"):
+        assert any(not th.equal(before[name], after[name]) for name in before if name.startswith(part)), part
+    assert all(th.isfinite(value).all() for value in after.values())
+    assert model.replay_buffer.size() == 120 // n_envs
+
+
+def test_logs_the_documented_metrics():
+    model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
+    model.learn(80, log_interval=10_000)
+    logged = set(model.logger.name_to_value)
+    for name in (
+        "actor_loss critic_loss world_model_loss dynamics_loss reward_loss termination_loss imagined_return value "
+        "actor_grad_norm n_updates learning_rate"
+    ).split():
+        assert f"train/{name}" in logged
+    model.dump_logs()
+
+
+def test_updates_per_second_is_logged(tmp_path):
+    model = PWM("MlpPolicy", Drift(), seed=0, tensorboard_log=str(tmp_path), **SMALL)
+    model.learn(100, log_interval=1)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(tmp_path.iterdir())))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"time/updates_per_second", "rollout/ep_rew_mean", "time/fps", "train/actor_loss"} <= set(tags)
+    assert events.Scalars("time/updates_per_second")[-1].value > 0
+
+
+def test_termination_head_is_used_from_the_first_termination_on():
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL)
+    before = parameters_of(model)
+    model.learn(60)
+    assert not model._terminations_seen  # truncations only
+    after = parameters_of(model)
+    assert all(th.equal(before[n], after[n]) for n in before if n.startswith("world_model.termination_network"))
+    model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
+    before = parameters_of(model)
+    model.learn(100)
+    assert model._terminations_seen
+    after = parameters_of(model)
+    assert any(not th.equal(before[n], after[n]) for n in before if n.startswith("world_model.termination_network"))
+
+
+def test_frozen_world_model():
+    model = PWM("MlpPolicy", Drift(), seed=0, world_model_steps=0, **SMALL)
+    before = parameters_of(model)
+    model.learn(60)
+    after = parameters_of(model)
+    assert all(th.equal(before[n], after[n]) for n in before if n.startswith("world_model"))
+    assert any(not th.equal(before[n], after[n]) for n in before if n.startswith("actor"))
+
+
+def test_actions_respect_the_bounds():
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(60)
+    observations = np.random.default_rng(0).normal(size=(500, 1)).astype(np.float32)
+    actions, _ = model.predict(observations)
+    assert actions.shape == (500, 1)
+    assert np.abs(actions).max() <= 2.0
+    again, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(again, model.predict(observations, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("ent_coef", ["auto_0.1", 0.02])
+def test_save_load_continue(tmp_path, ent_coef):
+    model = PWM("MlpPolicy", Drift(terminates=True), seed=0, ent_coef=ent_coef, **SMALL).learn(80)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = PWM.load(tmp_path / "model", env=Drift(terminates=True), device="cpu")
+    for (name, value), other in zip(parameters_of(model).items(), parameters_of(loaded).values(), strict=True):
+        assert th.equal(value, other), name
+    assert loaded._terminations_seen == model._terminations_seen
+    # The same next update, given the same batch
+    for candidate in (model, loaded):
+        candidate.load_replay_buffer(tmp_path / "buffer")
+        candidate.set_logger(model.logger)
+        candidate.set_random_seed(3)
+        candidate.train(gradient_steps=3, batch_size=8)
+    for (name, value), other in zip(parameters_of(model).items(), parameters_of(loaded).values(), strict=True):
+        assert th.equal(value, other), name
+    loaded.learn(40, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 120
+
+
+def test_load_in_a_new_process_predicts_the_same(tmp_path):
+    model = PWM("MlpPolicy", "Pendulum-v1", seed=0, **SMALL).learn(60)
+    model.save(tmp_path / "model.zip")
+    expected, _ = model.predict(np.array([0.3, -0.2, 1.0], np.float32), deterministic=True)
+    code = (
+        "import sys, numpy as np; from sb3_pwm import PWM; model = PWM.load(sys.argv[1], device='cpu');"
+        "assert not model.replay_buffer.allocated;"
+        "print(repr(float(model.predict(np.array([0.3, -0.2, 1.0], np.float32), deterministic=True)[0][0])))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.zip")], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert float(out.stdout.splitlines()[-1]) == pytest.approx(float(expected[0]), abs=1e-6)
+
+
+def test_policy_alone_saves_and_loads(tmp_path):
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(40)
+    model.policy.save(str(tmp_path / "policy"))
+    policy = type(model.policy).load(str(tmp_path / "policy"), device="cpu")
+    observation = np.array([0.4], np.float32)
+    np.testing.assert_array_equal(
+        policy.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
+    )
+
+
+def test_loaded_without_replay_buffer_collects_before_it_updates(tmp_path):
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(60)
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=Drift(), device="cpu")
+    updates = loaded._n_updates
+    loaded.learn(19, reset_num_timesteps=False)
+    assert loaded._n_updates == updates
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded._n_updates > updates
+
+
+def test_same_seed_same_result():
+    results = []
+    for _ in range(2):
+        model = PWM("MlpPolicy", Drift(), seed=5, **SMALL).learn(80)
+        results.append(parameters_of(model))
+    for name in results[0]:
+        assert th.equal(results[0][name], results[1][name]), name
+
+
+def test_vec_normalize_and_eval_callback(tmp_path):
+    env = VecNormalize(DummyVecEnv([Drift]))
+    callback = EvalCallback(VecNormalize(DummyVecEnv([Drift]), training=False), eval_freq=40, log_path=str(tmp_path), verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EvalCallback warns that the two environments are wrapped by different classes
+        PWM("MlpPolicy", env, seed=0, **SMALL).learn(90, callback=callback, progress_bar=False)
+    assert (tmp_path / "evaluations.npz").exists()
+
+
+def test_learning_rate_schedules():
+    model = PWM(
+        "MlpPolicy",
+        Drift(),
+        seed=0,
+        learning_rate=lambda progress: 1e-3 * progress,
+        critic_learning_rate="lin_2e-3",
+        world_model_learning_rate=4e-4,
+        **SMALL,
+    )
+    model.learn(100)
+
+    def rate(optimizer):
+        return optimizer.param_groups[0]["lr"]
+
+    assert rate(model.policy.actor_optimizer) == pytest.approx(0.0, abs=1e-9)
+    assert rate(model.policy.critic_optimizer) == pytest.approx(0.0, abs=1e-9)
+    assert rate(model.policy.world_model_optimizer) == pytest.approx(4e-4)
+
+
+def test_train_freq_in_episodes_and_gradient_steps_minus_one():
+    model = PWM("MlpPolicy", Drift(), seed=0, train_freq=(1, "episode"), gradient_steps=-1, **SMALL)
+    model.learn(90)
+    assert model._n_updates == 90  # three episodes of thirty steps, all of them after learning_starts
+
+
+# --- errors at the door -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(horizon=0), "horizon"),
+        (dict(horizon=30, learning_starts=1000, buffer_size=20), "horizon=30 is longer than the 20 steps"),
+        (dict(horizon=30, learning_starts=29), "learning_starts=29.*at least 30"),
+        (dict(td_lambda=1.5), "td_lambda"),
+        (dict(rho=-0.1), "rho"),
+        (dict(gamma=1.1), "gamma"),
+        (dict(tau=2.0), "tau"),
+        (dict(batch_size=0), "batch_size"),
+        (dict(critic_epochs=0), "critic_epochs"),
+        (dict(critic_minibatches=0.5), "critic_minibatches"),
+        (dict(world_model_steps=-1), "world_model_steps"),
+        (dict(ent_coef="much"), "ent_coef"),
+        (dict(ent_coef="auto_0"), "ent_coef"),
+        (dict(ent_coef=-1.0), "ent_coef"),
+        (dict(critic_learning_rate="log_3"), "critic_learning_rate"),
+        (dict(world_model_learning_rate="fast"), "world_model_learning_rate"),
+        (dict(policy_kwargs=dict(net_arch=[64, 64])), "net_arch"),
+        (dict(policy_kwargs=dict(activation_fn=nn.Tanh)), "activation_fn"),
+        (dict(policy_kwargs=dict(world_model_size="2M")), "'2M'"),
+        (dict(policy_kwargs=dict(latent_dim=30)), "latent_dim"),
+        (dict(replay_buffer_class=__import__("stable_baselines3").common.buffers.ReplayBuffer), "ReplayBuffer"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PWM("MlpPolicy", Drift(), **{**SMALL, **arguments})
+
+
+def test_unknown_keyword_names_the_nearest():
+    with pytest.raises(TypeError, match="no argument 'horizn': did you mean 'horizon'"):
+        PWM("MlpPolicy", Drift(), horizn=4)
+    with pytest.raises(TypeError, match="no argument 'use_sde'"):
+        PWM("MlpPolicy", Drift(), use_sde=True)
+    with pytest.raises(TypeError, match="no argument 'n_critic': did you mean 'n_critics'"):
+        PWM("MlpPolicy", Drift(), policy_kwargs=dict(n_critic=4))
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(ValueError, match="continuous action space.*DQN or PPO"):
+        PWM("MlpPolicy", "CartPole-v1")
+
+
+def test_unbounded_actions_are_refused():
+    class Unbounded(Drift):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    with pytest.raises(ValueError, match="finite lower and upper bound.*RescaleAction"):
+        PWM("MlpPolicy", Unbounded())
+
+
+def test_dict_observations_are_refused():
+    class Dictionary(Drift):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Dict(x=self.observation_space)
+
+    with pytest.raises(ValueError, match="FlattenObservation"):
+        PWM("MlpPolicy", Dictionary())
+
+
+@pytest.mark.parametrize("quantity", ["observation", "reward"])
+def test_nan_from_the_environment_stops_with_the_step(quantity):
+    model = PWM("MlpPolicy", Drift(bad=quantity, at=30), seed=0, **SMALL)
+    with pytest.raises(ValueError, match=f"{quantity}.* is NaN or infinite at step 30"):
+        model.learn(60)
+    # The poisoned step was not stored, and the model can be saved
+    assert model.replay_buffer.size() == 29
+    assert np.isfinite(model.replay_buffer.rewards[:29]).all()
+    assert np.isfinite(model.replay_buffer.next_observations[:29]).all()
+
+
+def test_nan_gradient_stops_with_step_and_name():
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(40)
+    before = parameters_of(model)
+    with th.no_grad():
+        model.policy.reward_scale.average.fill_(float("nan"))
+    with pytest.raises(ValueError, match="gradient of the actor loss is not finite.* at step 40"):
+        model.train(gradient_steps=1, batch_size=8)
+    after = parameters_of(model)
+    assert all(th.equal(before[name], after[name]) for name in before if name.startswith("actor"))
+
+
+# --- learning -----------------------------------------------------------------------------------------------------
+
+
+def test_reaches_the_known_optimum():
+    """On the linear-quadratic task the policy is near the Riccati gain, and its return near the optimal one."""
+    gamma = 0.95
+    gain = Drift.optimal_gain(gamma)
+    model = PWM(
+        "MlpPolicy",
+        Drift(),
+        seed=0,
+        gamma=gamma,
+        learning_starts=300,
+        batch_size=64,
+        learning_rate=lambda progress: 2e-3 * progress,
+        critic_learning_rate="lin_2e-3",
+        world_model_learning_rate=1e-3,
+        device="cpu",
+        policy_kwargs=dict(
+            net_arch=dict(pi=[64], vf=[64]),
+            latent_dim=32,
+            world_model_kwargs=dict(mlp_dim=64, encoder_dim=64),
+            activation_fn=nn.SiLU,
+        ),
+    )
+    model.learn(2000)
+
+    def mean_return(policy) -> float:
+        total = 0.0
+        for x in np.linspace(-1, 1, 11):
+            for _ in range(Drift.LENGTH):
+                a = float(np.clip(policy(x), -2, 2))
+                total -= Drift.Q * x**2 + Drift.R * a**2
+                x = Drift.A * x + Drift.B * a
+        return total / 11
+
+    def learned(x):
+        return model.predict(np.array([x], np.float32), deterministic=True)[0][0]
+
+    optimum, nothing = mean_return(lambda x: -gain * x), mean_return(lambda x: 0.0)
+    reached = mean_return(learned)
+    assert nothing < 5 * optimum  # returns are negative: doing nothing costs more than five times the optimum
+    assert reached > optimum + 0.05 * (nothing - optimum), (reached, optimum, nothing)
+    for x in (-0.8, -0.4, 0.4, 0.8):
+        assert learned(x) == pytest.approx(-gain * x, abs=0.35)
+
+
+@pytest.mark.slow
+def test_pendulum_beats_sac_at_equal_steps():
+    """About three minutes: 2,000 steps of Pendulum-v1, where SAC has not yet learned to swing up."""
+    env = make_vec_env("Pendulum-v1")
+    pwm = PWM("MlpPolicy", env, seed=0, learning_starts=300, device="cpu").learn(2000)
+    sac = SAC("MlpPolicy", env, seed=0, learning_starts=300, device="cpu").learn(2000)
+    scores = [evaluate_policy(model, make_vec_env("Pendulum-v1", seed=7), 10)[0] for model in (pwm, sac)]
+    assert scores[0] > -250
+    assert scores[0] > scores[1]
+
+
+def test_replay_buffer_subclass_is_used():
+    class Counting(SequenceReplayBuffer):
+        calls = 0
+
+        def sample_sequences(self, *args, **kwargs):
+            Counting.calls += 1
+            return super().sample_sequences(*args, **kwargs)
+
+    PWM("MlpPolicy", Drift(), seed=0, replay_buffer_class=Counting, **SMALL).learn(30)
+    assert Counting.calls > 0
