@@ -256,7 +256,7 @@ def make_manager(run: Run, hyperparams: dict[str, Any], folder: Path) -> Experim
 
 
 def make_evaluation_env(manager: ExperimentManager, episodes: int) -> VecEnv:
-    """Environments with the training environment's wrappers and normalisation and seeds of their own, one an episode."""
+    """Environments with the training one's wrappers and normalisation and seeds of their own, one an episode."""
     seed = manager.seed
     manager.seed = seed + 10_000
     try:

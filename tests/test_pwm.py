@@ -94,10 +94,19 @@ def test_logs_the_documented_metrics():
     model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
     model.learn(80, log_interval=10_000)
     logged = set(model.logger.name_to_value)
-    for name in (
-        "actor_loss critic_loss world_model_loss dynamics_loss reward_loss termination_loss imagined_return value "
-        "actor_grad_norm n_updates learning_rate"
-    ).split():
+    for name in [
+        "actor_loss",
+        "critic_loss",
+        "world_model_loss",
+        "dynamics_loss",
+        "reward_loss",
+        "termination_loss",
+        "imagined_return",
+        "value",
+        "actor_grad_norm",
+        "n_updates",
+        "learning_rate",
+    ]:
         assert f"train/{name}" in logged
     model.dump_logs()
 
@@ -215,7 +224,9 @@ def test_same_seed_same_result():
 
 def test_vec_normalize_and_eval_callback(tmp_path):
     env = VecNormalize(DummyVecEnv([Drift]))
-    callback = EvalCallback(VecNormalize(DummyVecEnv([Drift]), training=False), eval_freq=40, log_path=str(tmp_path), verbose=0)
+    callback = EvalCallback(
+        VecNormalize(DummyVecEnv([Drift]), training=False), eval_freq=40, log_path=str(tmp_path), verbose=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # EvalCallback warns that the two environments are wrapped by different classes
         PWM("MlpPolicy", env, seed=0, **SMALL).learn(90, callback=callback, progress_bar=False)
@@ -283,16 +294,16 @@ def test_bad_arguments(arguments, message):
 
 
 def test_unknown_keyword_names_the_nearest():
-    with pytest.raises(TypeError, match="no argument 'horizn': did you mean 'horizon'"):
+    with pytest.raises(TypeError, match=r"no argument 'horizn': did you mean 'horizon'"):
         PWM("MlpPolicy", Drift(), horizn=4)
-    with pytest.raises(TypeError, match="no argument 'use_sde'"):
+    with pytest.raises(TypeError, match=r"no argument 'use_sde'"):
         PWM("MlpPolicy", Drift(), use_sde=True)
-    with pytest.raises(TypeError, match="no argument 'n_critic': did you mean 'n_critics'"):
+    with pytest.raises(TypeError, match=r"no argument 'n_critic': did you mean 'n_critics'"):
         PWM("MlpPolicy", Drift(), policy_kwargs=dict(n_critic=4))
 
 
 def test_discrete_actions_are_refused():
-    with pytest.raises(ValueError, match="continuous action space.*DQN or PPO"):
+    with pytest.raises(ValueError, match=r"continuous action space.*DQN or PPO"):
         PWM("MlpPolicy", "CartPole-v1")
 
 
@@ -302,7 +313,7 @@ def test_unbounded_actions_are_refused():
             super().__init__()
             self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
-    with pytest.raises(ValueError, match="finite lower and upper bound.*RescaleAction"):
+    with pytest.raises(ValueError, match=r"finite lower and upper bound.*RescaleAction"):
         PWM("MlpPolicy", Unbounded())
 
 
@@ -312,7 +323,7 @@ def test_dict_observations_are_refused():
             super().__init__()
             self.observation_space = spaces.Dict(x=self.observation_space)
 
-    with pytest.raises(ValueError, match="FlattenObservation"):
+    with pytest.raises(ValueError, match=r"FlattenObservation"):
         PWM("MlpPolicy", Dictionary())
 
 
@@ -332,7 +343,7 @@ def test_nan_gradient_stops_with_step_and_name():
     before = parameters_of(model)
     with th.no_grad():
         model.policy.reward_scale.average.fill_(float("nan"))
-    with pytest.raises(ValueError, match="gradient of the actor loss is not finite.* at step 40"):
+    with pytest.raises(ValueError, match=r"gradient of the actor loss is not finite.* at step 40"):
         model.train(gradient_steps=1, batch_size=8)
     after = parameters_of(model)
     assert all(th.equal(before[name], after[name]) for name in before if name.startswith("actor"))

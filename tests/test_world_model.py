@@ -104,7 +104,9 @@ def test_loss_recomputed_step_by_step(reward_head):
             if reward_head == "scalar":
                 reward += weight * (logits.item() - batch.rewards[t, b].item()) ** 2
             else:
-                position = (math.copysign(math.log1p(abs(batch.rewards[t, b].item())), batch.rewards[t, b].item()) + 10) / 0.2
+                position = (
+                    math.copysign(math.log1p(abs(batch.rewards[t, b].item())), batch.rewards[t, b].item()) + 10
+                ) / 0.2
                 below = math.floor(position)
                 log_p = F.log_softmax(logits, -1)
                 share = position - below
@@ -148,7 +150,7 @@ def test_continuation():
     th.testing.assert_close(model.continuation(z), 1 - th.sigmoid(model.termination_logits(z)))
     endless = WorldModel(WorldModelConfig(**TINY))
     assert (endless.continuation(z) == 1).all()
-    with pytest.raises(RuntimeError, match="termination=True"):
+    with pytest.raises(RuntimeError, match=r"termination=True"):
         endless.termination_logits(z)
 
 
@@ -162,13 +164,13 @@ def test_multi_task():
     assert model.next(by_name.expand(3, 2, 16), th.zeros(3, 2, 2), th.tensor([0, 1])).shape == (3, 2, 16)
     loss = world_model_loss(model, random_batch(task=th.tensor([0, 1, 1, 0])))
     assert th.isfinite(loss.total)
-    with pytest.raises(ValueError, match="needs a task"):
+    with pytest.raises(ValueError, match=r"needs a task"):
         model.encode(observations)
-    with pytest.raises(ValueError, match="no task 'swim'"):
+    with pytest.raises(ValueError, match=r"no task 'swim'"):
         model.encode(observations, "swim")
-    with pytest.raises(ValueError, match="no task number 2"):
+    with pytest.raises(ValueError, match=r"no task number 2"):
         model.encode(observations, 2)
-    with pytest.raises(ValueError, match="single-task"):
+    with pytest.raises(ValueError, match=r"single-task"):
         WorldModel(WorldModelConfig(**TINY)).encode(observations, 0)
 
 
@@ -190,7 +192,7 @@ def test_bad_config(fields, message):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="'2M'.*1M"):
+    with pytest.raises(ValueError, match=r"'2M'.*1M"):
         WorldModelConfig.preset("2M", observation_dim=3, action_dim=1)
 
 

@@ -1,6 +1,7 @@
 """Network blocks of the TD-MPC2 architecture (arXiv 2310.16828, section 3.1) that PWM builds on."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch as th
 import torch.nn.functional as F
@@ -69,9 +70,7 @@ def mlp(
     :return: The network, initialised as TD-MPC2 does: truncated normal weights, zero biases.
     """
     sizes = [in_features, *hidden]
-    layers: list[nn.Module] = [
-        NormedLinear(n_in, n_out, activation_fn()) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
-    ]
+    layers: list[nn.Module] = [NormedLinear(n_in, n_out, activation_fn()) for n_in, n_out in pairwise(sizes)]
     if output_activation is None:
         layers.append(nn.Linear(sizes[-1], out_features))
     else:
@@ -140,7 +139,7 @@ class EnsembleMLP(nn.Module):
         self.n_members = n_members
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [EnsembleLinear(n_members, n_in, n_out), EnsembleLayerNorm(n_members, n_out), activation_fn()]
         output = EnsembleLinear(n_members, sizes[-1], 1)
         nn.init.zeros_(output.weight)

@@ -47,7 +47,7 @@ class Actor(nn.Module):
         self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
 
     def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """:param latents: ``(..., Z)``. :return: Mean and log standard deviation before the tanh, ``(..., A)`` each."""
+        """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
         mean = self.mean(latents)
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
 
@@ -63,7 +63,7 @@ class PWMPolicy(BasePolicy):
     :param activation_fn: Hidden activation of all networks; ``nn.Mish``, ``nn.SiLU``, ``nn.ELU`` or ``nn.ReLU``.
     :param world_model_size: Preset of the world model: ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``.
     :param latent_dim: Size of the latent, in place of the preset's.
-    :param world_model_kwargs: Further fields of :class:`~sb3_pwm.world_model.WorldModelConfig` that depart from the preset.
+    :param world_model_kwargs: Fields of :class:`~sb3_pwm.world_model.WorldModelConfig` in place of the preset's.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation.
@@ -98,7 +98,9 @@ class PWMPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         if optimizer_kwargs is None:
-            optimizer_kwargs = {"betas": (0.7, 0.95), "fused": True} if issubclass(optimizer_class, th.optim.Adam) else {}
+            optimizer_kwargs = (
+                {"betas": (0.7, 0.95), "fused": True} if issubclass(optimizer_class, th.optim.Adam) else {}
+            )
         super().__init__(
             observation_space,
             action_space,

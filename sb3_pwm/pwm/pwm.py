@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -42,14 +43,14 @@ class PWM(OffPolicyAlgorithm):
     buffer, the policy is rolled out in it and improved by the gradient of the imagined return, and an ensemble of
     critics is regressed to the TD(lambda) targets of the same rollouts.
 
-    Beside the paper, for learning from scratch: bootstrap values come from a Polyak average of the critics, and an entropy
-    bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating (docs/experiments.md tells what
-    each of them does).
+    Beside the paper, for learning from scratch: bootstrap values come from a Polyak average of the critics, and an
+    entropy bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating (docs/experiments.md tells
+    what each of them does).
 
     :param policy: ``"MlpPolicy"`` or a subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param env: The environment, or its registered id; continuous actions with finite bounds.
     :param learning_rate: Learning rate of the actor; a float or a function of the progress remaining (1 to 0).
-    :param critic_learning_rate: Learning rate of the critics; also ``"lin_5e-4"`` for linear decay, as rl-zoo3 writes it.
+    :param critic_learning_rate: Learning rate of the critics; also ``"lin_5e-4"``, linear decay as rl-zoo3 writes it.
     :param world_model_learning_rate: Learning rate of the world model; likewise.
     :param buffer_size: Number of transitions kept, over all environments.
     :param learning_starts: Number of random steps before learning; at least ``horizon`` per environment.
@@ -64,18 +65,18 @@ class PWM(OffPolicyAlgorithm):
     :param critic_epochs: Passes over a rollout's states in an update of the critics.
     :param critic_minibatches: Number of parts into which a pass cuts the states.
     :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model.
-    :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.01"`` (initial value): learned, as in SAC.
-    :param target_entropy: Target of the learned coefficient, in nats; ``"auto"``: -0.25 per action dimension, which the
-        floor of the standard deviation leaves within reach of actions that are not saturated (SAC's -1 does not).
+    :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.03"`` (initial value): learned as in SAC.
+    :param target_entropy: Target of the learned coefficient, in nats; ``"auto"``: -0.25 per action dimension, which
+        the floor of the standard deviation leaves within reach of actions that are not saturated (SAC's -1 does not).
     :param action_noise: Noise added to the actions, see SB3.
     :param replay_buffer_class: A subclass of :class:`~sb3_pwm.data.SequenceReplayBuffer`.
     :param replay_buffer_kwargs: Its further keyword arguments.
     :param stats_window_size: Window of the rollout statistics, in episodes.
     :param tensorboard_log: Folder of TensorBoard logs.
     :param policy_kwargs: See :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
-    :param compile: Whether losses, rollouts and critics pass through ``torch.compile``: a few minutes of compilation once
-        per machine and network size (torch caches it), then about 1.7 times the updates per second on a CPU. Needs a C++
-        compiler; without one there is a warning and nothing is compiled.
+    :param compile: Whether losses, rollouts and critics pass through ``torch.compile``: a few minutes of compilation
+        once per machine and network size (torch caches it), then about 1.7 times the updates per second on a CPU. Needs
+        a C++ compiler; without one there is a warning and nothing is compiled.
     :param verbose: 0: silent, 1: information, 2: debug.
     :param seed: Seed of all generators.
     :param device: Device of the networks.
@@ -181,7 +182,8 @@ class PWM(OffPolicyAlgorithm):
         if self.target_entropy == "auto":
             self.target_entropy = -0.25 * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self._world_model_loss, self._imagine = world_model_loss, imagine
-        self._critic, self._critic_target = self.policy.critic, self.policy.critic_target
+        self._critic: Callable[[th.Tensor], th.Tensor] = self.policy.critic
+        self._critic_target: Callable[[th.Tensor], th.Tensor] = self.policy.critic_target
         if self.compile and compiler_works(self.device):
             self._world_model_loss, self._imagine, self._critic, self._critic_target = (
                 th.compile(part, dynamic=False)

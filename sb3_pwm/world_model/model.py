@@ -68,13 +68,22 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        for name in ("observation_dim", "action_dim", "latent_dim", "encoder_dim", "mlp_dim", "simnorm_dim", "task_dim"):
+        for name in (
+            "observation_dim",
+            "action_dim",
+            "latent_dim",
+            "encoder_dim",
+            "mlp_dim",
+            "simnorm_dim",
+            "task_dim",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"WorldModelConfig: {name} must be a positive integer, got {value!r}.")
         if self.latent_dim % self.simnorm_dim:
             raise ValueError(
-                f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of simnorm_dim ({self.simnorm_dim})."
+                f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of "
+                f"simnorm_dim ({self.simnorm_dim})."
             )
         if self.encoder_layers < 2:
             raise ValueError(f"WorldModelConfig: encoder_layers must be at least 2, got {self.encoder_layers}.")
@@ -197,7 +206,9 @@ class WorldModel(nn.Module):
         :raises RuntimeError: If the model has no termination head.
         """
         if self.termination_network is None:
-            raise RuntimeError("This world model has no termination head: build it with WorldModelConfig(termination=True).")
+            raise RuntimeError(
+                "This world model has no termination head: build it with WorldModelConfig(termination=True)."
+            )
         return self.termination_network(self._join([latents], task)).squeeze(-1)
 
     def continuation(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
