@@ -259,6 +259,39 @@ def test_train_freq_in_episodes_and_gradient_steps_minus_one():
     assert model._n_updates == 90  # three episodes of thirty steps, all of them after learning_starts
 
 
+@pytest.mark.parametrize("optimizer_class", [th.optim.AdamW, th.optim.SGD])
+def test_other_optimizers(optimizer_class):
+    policy_kwargs = dict(
+        SMALL["policy_kwargs"], optimizer_class=optimizer_class, optimizer_kwargs=dict(weight_decay=1e-4)
+    )
+    model = PWM("MlpPolicy", Drift(), seed=0, **{**SMALL, "policy_kwargs": policy_kwargs}).learn(40)
+    for name in ("actor_optimizer", "critic_optimizer", "world_model_optimizer"):
+        optimizer = getattr(model.policy, name)
+        assert type(optimizer) is optimizer_class
+        assert optimizer.param_groups[0]["weight_decay"] == 1e-4
+
+
+def test_compiled_and_plain_updates_agree():
+    models = []
+    for compiled in (False, True):
+        model = PWM("MlpPolicy", Drift(), seed=0, compile=compiled, **SMALL)
+        models.append(model.learn(40))
+    assert models[1]._imagine is not models[0]._imagine, "torch.compile does not work here, see the warning"
+    plain, compiled_parameters = parameters_of(models[0]), parameters_of(models[1])
+    for name, value in plain.items():
+        th.testing.assert_close(compiled_parameters[name], value, atol=2e-3, rtol=2e-2, msg=name)
+
+
+def test_compile_without_a_compiler_warns_and_learns(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(th, "compile", broken)
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
+        model = PWM("MlpPolicy", Drift(), seed=0, compile=True, **SMALL)
+    assert model.learn(40)._n_updates > 0
+
+
 # --- errors at the door -------------------------------------------------------------------------------------------
 
 
