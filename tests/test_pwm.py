@@ -50,6 +50,8 @@ class Drift(gym.Env):
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
         self.x, self.t = self.np_random.uniform(-1, 1), 0
+        if self.bad == "first observation":
+            self.x = float("nan")
         return np.array([self.x], np.float32), {}
 
     def step(self, action):
@@ -369,6 +371,12 @@ def test_nan_from_the_environment_stops_with_the_step(quantity):
     assert model.replay_buffer.size() == 29
     assert np.isfinite(model.replay_buffer.rewards[:29]).all()
     assert np.isfinite(model.replay_buffer.next_observations[:29]).all()
+
+
+def test_nan_in_the_first_observation_stops_at_once():
+    model = PWM("MlpPolicy", Drift(bad="first observation"), seed=0, **SMALL)
+    with pytest.raises(ValueError, match=r"observation.* is NaN or infinite at step 1"):
+        model.learn(60)
 
 
 def test_nan_gradient_stops_with_step_and_name():

@@ -1,6 +1,7 @@
 """Network blocks of the TD-MPC2 architecture (arXiv 2310.16828, section 3.1) that PWM builds on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch as th
@@ -8,6 +9,20 @@ import torch.nn.functional as F
 from torch import nn
 
 INIT_STD = 0.02
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """
+    Take a module's parameters out of the graph that is built meanwhile: no activations kept for them, no gradients.
+
+    :param module: All of whose parameters require gradients before and after.
+    """
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
 
 
 class SimNorm(nn.Module):

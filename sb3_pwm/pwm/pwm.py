@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update, update_learning_rate
 
 from sb3_pwm.common.keywords import reject_unknown_keywords
+from sb3_pwm.common.layers import frozen
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.buffers import SequenceReplayBuffer
 from sb3_pwm.pwm.imagination import critic_loss, discount_weights, imagine, imagined_return, td_lambda_returns
@@ -98,12 +99,12 @@ class PWM(OffPolicyAlgorithm):
         policy: str | type[PWMPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-4,
-        critic_learning_rate: float | str | Schedule = 5e-4,
-        world_model_learning_rate: float | str | Schedule = 3e-4,
+        critic_learning_rate: float | str | Schedule = 1e-3,
+        world_model_learning_rate: float | str | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 128,
-        horizon: int = 4,
+        horizon: int = 3,
         td_lambda: float = 0.95,
         rho: float = 0.99,
         gamma: float = 0.99,
@@ -278,20 +279,20 @@ class PWM(OffPolicyAlgorithm):
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), policy.world_model.config.action_dim, device=self.device)
 
-        # Rollout and its value, everything but the actor held fixed; rewards and values in units of the reward scale
-        policy.world_model.requires_grad_(False)
-        rollout = self._imagine(policy.world_model, policy.actor, start, noise, batch.task, self._terminations_seen)
-        rewards = rollout.rewards / policy.reward_scale.value
-        final_values = self._critic_target(rollout.latents[-1]).amin(0)  # (B,)
-        returns = imagined_return(rewards, rollout.continues, final_values, gamma)
-        weights = discount_weights(rollout.continues.detach(), 1.0)[:-1]  # (H, B)
-        log_prob = (weights * rollout.log_probs).mean()
-        policy.return_scale.update(returns.detach().std())
-        scale = policy.return_scale.value.clamp(min=1.0)
-        ent_coef = self._update_ent_coef(log_prob.detach())
-        actor_loss = -returns.mean() / scale + ent_coef * log_prob
-        actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
-        policy.world_model.requires_grad_(True)
+        # Rollout and its value; rewards and values in units of the reward scale
+        with frozen(policy.world_model):
+            rollout = self._imagine(policy.world_model, policy.actor, start, noise, batch.task, self._terminations_seen)
+            rewards = rollout.rewards / policy.reward_scale.value
+            final_values = self._critic_target(rollout.latents[-1]).amin(0)  # (B,)
+            returns = imagined_return(rewards, rollout.continues, final_values, gamma)
+            weights = discount_weights(rollout.continues.detach(), 1.0)[:-1]  # (H, B)
+            log_prob = (weights * rollout.log_probs).mean()
+
+            # Actor: the return in units of its own spread, and the entropy bonus
+            policy.return_scale.update(returns.detach().std())
+            ent_coef = self._update_ent_coef(log_prob.detach())
+            actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
+            actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
 
         # Critics: TD(lambda) targets of the same rollout
         with th.no_grad():
@@ -359,7 +360,13 @@ class PWM(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # Checked here and not in the losses: one bad row in the buffer would surface many updates later.
-        for quantity, values in (("observation", new_obs), ("reward", reward), ("action", buffer_action)):
+        quantities = (
+            ("observation", self._last_obs),
+            ("observation", new_obs),
+            ("reward", reward),
+            ("action", buffer_action),
+        )
+        for quantity, values in quantities:
             finite = np.isfinite(np.asarray(values)).reshape(self.n_envs, -1).all(-1)
             if not finite.all():
                 raise ValueError(
