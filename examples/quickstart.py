@@ -18,7 +18,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from torch import nn
 
 from sb3_pwm import PWM
 
@@ -58,13 +57,6 @@ def main() -> None:
         "MlpPolicy",
         args.env,
         learning_starts=300,
-        # Small networks: the learning is what is to be seen, and soon.
-        policy_kwargs=dict(
-            activation_fn=nn.SiLU,
-            latent_dim=64,
-            net_arch=dict(pi=[128, 128], vf=[128, 128]),
-            world_model_kwargs=dict(encoder_dim=192, mlp_dim=192),
-        ),
         seed=args.seed,
     )
     evaluations = PrintEvaluations(gym.make(args.env), every=min(250, args.steps))

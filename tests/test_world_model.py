@@ -70,7 +70,7 @@ def test_ensemble_starts_at_zero():
     assert (EnsembleMLP(3, 6, [8], nn.SiLU)(th.randn(4, 6)) == 0).all()
 
 
-@pytest.mark.parametrize("size", ["1M", "5M", "19M", "48M", "317M"])
+@pytest.mark.parametrize("size", ["200K", "1M", "5M", "19M", "48M", "317M"])
 def test_presets(size):
     config = WorldModelConfig.preset(size, observation_dim=24, action_dim=6)
     with th.device("meta"):

@@ -56,12 +56,17 @@ class PWMPolicy(BasePolicy):
     """
     Policy object of PWM.
 
+    The defaults are for learning one task online on a CPU, by return per second. The paper's networks, for extraction
+    from a large pretrained model, are ``net_arch=dict(pi=[400, 200, 100], vf=[400, 200])``, ``activation_fn=nn.Mish``,
+    ``world_model_size="48M"``.
+
     :param observation_space: Observation space (``Box``; flattened).
     :param action_space: Action space (``Box``, finite bounds).
     :param lr_schedule: Learning rate schedule of the actor.
     :param net_arch: Hidden layers of actor and critics, ``dict(pi=[...], vf=[...])``.
     :param activation_fn: Hidden activation of all networks; ``nn.Mish``, ``nn.SiLU``, ``nn.ELU`` or ``nn.ReLU``.
-    :param world_model_size: Preset of the world model: ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``.
+    :param world_model_size: Preset of the world model: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or
+        ``"317M"``.
     :param latent_dim: Size of the latent, in place of the preset's.
     :param world_model_kwargs: Fields of :class:`~sb3_pwm.world_model.WorldModelConfig` in place of the preset's.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
@@ -85,8 +90,8 @@ class PWMPolicy(BasePolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         net_arch: dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.Mish,
-        world_model_size: str = "1M",
+        activation_fn: type[nn.Module] = nn.SiLU,
+        world_model_size: str = "200K",
         latent_dim: int | None = None,
         world_model_kwargs: dict[str, Any] | None = None,
         n_critics: int = 3,
@@ -108,7 +113,7 @@ class PWMPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        self.net_arch = {"pi": [400, 200, 100], "vf": [400, 200]} if net_arch is None else net_arch
+        self.net_arch = {"pi": [128, 128], "vf": [128, 128]} if net_arch is None else net_arch
         if not isinstance(self.net_arch, dict) or set(self.net_arch) != {"pi", "vf"}:
             raise ValueError(f"net_arch must be dict(pi=[...], vf=[...]), got {net_arch!r}.")
         names = {activation: name for name, activation in ACTIVATIONS.items()}

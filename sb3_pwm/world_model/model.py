@@ -14,8 +14,9 @@ from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
 REWARD_HEADS = ("two_hot", "scalar")
 
-# Sizes of the TD-MPC2 release (arXiv 2310.16828, table 8).
+# Sizes of the TD-MPC2 release (arXiv 2310.16828, table 8), and below them one for learning a single task on a CPU.
 PRESETS: dict[str, dict[str, int]] = {
+    "200K": dict(encoder_dim=192, encoder_layers=2, mlp_dim=192, latent_dim=64),
     "1M": dict(encoder_dim=256, encoder_layers=2, mlp_dim=384, latent_dim=128),
     "5M": dict(encoder_dim=256, encoder_layers=2, mlp_dim=512, latent_dim=512),
     "19M": dict(encoder_dim=1024, encoder_layers=3, mlp_dim=1024, latent_dim=768),
@@ -104,9 +105,9 @@ class WorldModelConfig:
     @classmethod
     def preset(cls, size: str, **fields: Any) -> "WorldModelConfig":
         """
-        A configuration of one of TD-MPC2's model sizes.
+        A configuration of one of TD-MPC2's model sizes, or the smaller one for a single task on a CPU.
 
-        :param size: ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or ``"317M"``.
+        :param size: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or ``"317M"``.
         :param fields: ``observation_dim``, ``action_dim`` and any field that departs from the preset.
         :raises ValueError: If the size is unknown.
         """
