@@ -820,11 +820,17 @@ def plot_command(args: argparse.Namespace) -> int:
 
 
 def score_cell(curves: Sequence[Curve], agent_steps: int) -> str:
-    """Mean over the seeds at the compared step, and each seed; a run that has not come so far is a dash."""
-    scores = [curve.score_at(agent_steps) for curve in curves]
-    reached = [score for score in scores if score is not None]
-    each = ", ".join("-" if score is None else f"{score:.0f}" for score in scores)
-    return f"**{mean(reached):.0f}** ({each})" if reached else "-"
+    """
+    Mean over the seeds at the compared step, and each seed.
+
+    A run that ended before, as one that was told to stop at a score does, counts with its last evaluation and says when.
+    """
+    scores, each = [], []
+    for curve in (curve for curve in curves if curve.rows):
+        score, last = curve.score_at(agent_steps), curve.rows[-1]
+        scores.append(last.mean_return if score is None else score)
+        each.append(f"{scores[-1]:.0f}" + (f" at {last.env_steps:,}" if score is None else ""))
+    return f"**{mean(scores):.0f}** ({', '.join(each)})" if scores else "-"
 
 
 def seconds_cell(seconds: Sequence[float | None]) -> str:
