@@ -823,7 +823,7 @@ def score_cell(curves: Sequence[Curve], agent_steps: int) -> str:
     """
     Mean over the seeds at the compared step, and each seed.
 
-    A run that ended before, as one that was told to stop at a score does, counts with its last evaluation and says when.
+    A run that ended before, as one that was told to stop at a score does, counts with its last evaluation and its step.
     """
     scores, each = [], []
     for curve in (curve for curve in curves if curve.rows):
