@@ -92,6 +92,43 @@ def test_learn(n_envs, env):
     assert model.replay_buffer.size() == 120 // n_envs
 
 
+@pytest.mark.parametrize(
+    "observation_space",
+    [
+        spaces.Discrete(5),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(6),
+        spaces.Box(-1, 1, (2, 3), np.float64),
+        spaces.Box(0, 255, (36, 36, 1), np.uint8),
+    ],
+    ids=lambda space: type(space).__name__ + str(space.shape),
+)
+def test_observation_and_action_spaces(observation_space, tmp_path):
+    class Random(Drift):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = observation_space
+            self.action_space = spaces.Box(-3.0, 1.0, (2, 2), np.float64)
+            self.observation_space.seed(0)
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            self.t += 1
+            return self.observation_space.sample(), 1.0, False, self.t == self.LENGTH, {}
+
+    model = PWM("MlpPolicy", Random(), seed=0, **SMALL).learn(40)
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", device="cpu")
+    observation = observation_space.sample()
+    action, _ = model.predict(observation, deterministic=True)
+    assert action.shape == (2, 2)
+    np.testing.assert_array_equal(action, loaded.predict(observation, deterministic=True)[0])
+
+
 def test_logs_the_documented_metrics():
     model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
     model.learn(80, log_interval=10_000)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch as th
 import torch.nn.functional as F
 from torch import nn
@@ -69,18 +70,12 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        for name in (
-            "observation_dim",
-            "action_dim",
-            "latent_dim",
-            "encoder_dim",
-            "mlp_dim",
-            "simnorm_dim",
-            "task_dim",
-        ):
+        sizes = "observation_dim action_dim latent_dim encoder_dim encoder_layers mlp_dim simnorm_dim num_bins task_dim"
+        for name in sizes.split():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"WorldModelConfig: {name} must be a positive integer, got {value!r}.")
+            object.__setattr__(self, name, int(value))  # spaces count in numpy integers, which JSON refuses
         if self.latent_dim % self.simnorm_dim:
             raise ValueError(
                 f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of "
