@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_pwm.common.layers import SimNorm, mlp
+from sb3_pwm.world_model.checkpoint import load_world_model, save_world_model
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
@@ -216,6 +218,26 @@ class WorldModel(nn.Module):
         if self.termination_network is None:
             return latents.new_ones(latents.shape[:-1])
         return F.sigmoid(-self.termination_logits(latents, task))
+
+    def save(self, path: str | Path) -> None:
+        """
+        Write the model and its configuration to one safetensors file, atomically.
+
+        :param path: The file, by convention ``*.safetensors``.
+        """
+        save_world_model(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: th.device | str = "cpu") -> "WorldModel":
+        """
+        Read a model that :meth:`save` wrote.
+
+        :param path: The file.
+        :param device: Device of the model's parameters.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If it is not a whole world model of this package; the message names the file and the reason.
+        """
+        return load_world_model(path, device)
 
     def task_index(self, task: str | int) -> int:
         """

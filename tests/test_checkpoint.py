@@ -1,0 +1,77 @@
+"""World models on disk."""
+
+import pytest
+import torch as th
+from safetensors.torch import save_file
+
+from sb3_pwm import WorldModel, WorldModelConfig
+
+CONFIG = WorldModelConfig(
+    observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=12, mlp_dim=12, termination=True, tasks=("walk", "run")
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "new folder" / "model.safetensors"
+    model = WorldModel(CONFIG)
+    model.save(path)
+    return model, path
+
+
+def test_round_trip(saved):
+    model, path = saved
+    loaded = WorldModel.load(path)
+    assert loaded.config == CONFIG
+    observations, actions = th.randn(3, 5), th.rand(3, 2)
+    z = model.encode(observations, "run")
+    th.testing.assert_close(loaded.encode(observations, "run"), z)
+    th.testing.assert_close(loaded.next(z, actions, 1), model.next(z, actions, 1))
+    th.testing.assert_close(loaded.reward(z, actions, 1), model.reward(z, actions, 1))
+    th.testing.assert_close(loaded.continuation(z, 1), model.continuation(z, 1))
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_truncated_file(saved):
+    _, path = saved
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+        WorldModel.load(path)
+
+
+def test_foreign_files(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": th.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"other.safetensors holds no world model configuration"):
+        WorldModel.load(path)
+    path.write_bytes(b"a pickle, for all one knows")
+    with pytest.raises(ValueError, match=r"not a whole safetensors file"):
+        WorldModel.load(path)
+    with pytest.raises(FileNotFoundError, match=r"nothing.safetensors"):
+        WorldModel.load(tmp_path / "nothing.safetensors")
+
+
+def test_tensors_that_do_not_fit_the_configuration(saved, tmp_path):
+    from safetensors import safe_open
+
+    model, path = saved
+    with safe_open(str(path), "pt") as file:
+        metadata = file.metadata()
+    tensors = {name: value for name, value in model.state_dict().items() if "encoder" not in name}
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=r"(?s)does not fit its configuration.*encoder"):
+        WorldModel.load(path)
+
+
+def test_failed_save_keeps_the_old_file(saved, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
