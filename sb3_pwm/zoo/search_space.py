@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import optuna
 
 # rl-zoo3 replaces policy_kwargs as a whole while it tunes, so each size says everything that depends on it. None is
-# larger than 1M, and batches are small: a study on a CPU must be able to finish.
+# larger than 1M, and long horizons and large batches are rare: a study on a CPU must be able to finish.
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": dict(
         world_model_size="1M",
@@ -36,8 +36,8 @@ def convert_pwm_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     params["gamma"] = 1 - params.pop("one_minus_gamma")
     params["td_lambda"] = 1 - params.pop("one_minus_td_lambda")
     params["batch_size"] = 2 ** params.pop("batch_size_pow")
-    # One update for every `subsample_steps` environment steps, however many steps lie between two rounds of updates.
-    params["gradient_steps"] = max(params["train_freq"] // params.pop("subsample_steps"), 1)
+    # One update per round, whatever pwm.yml says: train_freq alone sets how many updates the steps pay for.
+    params["gradient_steps"] = 1
     params["policy_kwargs"] = dict(
         NETWORKS[params.pop("networks")], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
     )
@@ -57,7 +57,7 @@ def sample_pwm_params(
     :return: Keyword arguments of :class:`~sb3_pwm.PWM`.
     """
     params = {
-        "horizon": trial.suggest_int("horizon", 3, 16),
+        "horizon": trial.suggest_int("horizon", 2, 16, log=True),
         "one_minus_td_lambda": trial.suggest_float("one_minus_td_lambda", 0.01, 0.3, log=True),
         "rho": trial.suggest_float("rho", 0.5, 1.0),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
@@ -67,8 +67,7 @@ def sample_pwm_params(
         "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
         "critic_epochs": trial.suggest_int("critic_epochs", 1, 4),
         "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
-        "train_freq": trial.suggest_int("train_freq", 1, 8),
-        "subsample_steps": trial.suggest_int("subsample_steps", 1, 4),
+        "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
         "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.01", 0.0, 1e-4, 1e-3, 1e-2]),
         "networks": trial.suggest_categorical("networks", list(NETWORKS)),
@@ -76,6 +75,6 @@ def sample_pwm_params(
     }
     converted = convert_pwm_params(params)
     # So that a study shows the values themselves beside their logarithms and complements
-    for name in ("gamma", "td_lambda", "batch_size", "gradient_steps"):
+    for name in ("gamma", "td_lambda", "batch_size"):
         trial.set_user_attr(name, converted[name])
     return converted
