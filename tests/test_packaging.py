@@ -122,8 +122,12 @@ def test_constraints_meet_the_requirements(wheel):
     from packaging.utils import canonicalize_name
 
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    constraints = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pins = {
+        canonicalize_name(pin.name): next(iter(pin.specifier)).version
+        for pin in constraints
+        if pin.marker is None or pin.marker.evaluate()
+    }
     (name,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA")]
     metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
     for line in metadata.get_all("Requires-Dist"):
