@@ -186,6 +186,8 @@ class PWM(OffPolicyAlgorithm):
         self._critic: Callable[[th.Tensor], th.Tensor] = self.policy.critic
         self._critic_target: Callable[[th.Tensor], th.Tensor] = self.policy.critic_target
         if self.compile and compiler_works(self.device):
+            if self.verbose >= 1:
+                print("The first updates compile the networks: up to a few minutes, once per machine and network size")
             self._world_model_loss, self._imagine, self._critic, self._critic_target = (
                 th.compile(part, dynamic=False)
                 for part in (world_model_loss, imagine, self.policy.critic, self.policy.critic_target)
