@@ -326,9 +326,10 @@ def test_compile_without_a_compiler_warns_and_learns(monkeypatch):
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(th, "compile", broken)
+    model = PWM("MlpPolicy", Drift(), seed=0, compile=True, **SMALL)
     with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
-        model = PWM("MlpPolicy", Drift(), seed=0, compile=True, **SMALL)
-    assert model.learn(40)._n_updates > 0
+        model.learn(40)
+    assert model._n_updates > 0
 
 
 # --- errors at the door -------------------------------------------------------------------------------------------

@@ -185,13 +185,7 @@ class PWM(OffPolicyAlgorithm):
         self._world_model_loss, self._imagine = world_model_loss, imagine
         self._critic: Callable[[th.Tensor], th.Tensor] = self.policy.critic
         self._critic_target: Callable[[th.Tensor], th.Tensor] = self.policy.critic_target
-        if self.compile and compiler_works(self.device):
-            if self.verbose >= 1:
-                print("The first updates compile the networks: up to a few minutes, once per machine and network size")
-            self._world_model_loss, self._imagine, self._critic, self._critic_target = (
-                th.compile(part, dynamic=False)
-                for part in (world_model_loss, imagine, self.policy.critic, self.policy.critic_target)
-            )
+        self._compiled = False
         initial, learned = parse_ent_coef(self.ent_coef)
         if learned:
             self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
@@ -239,6 +233,8 @@ class PWM(OffPolicyAlgorithm):
         assert self.replay_buffer is not None
         if self.replay_buffer.size() * self.n_envs < self.learning_starts:
             return  # A model that was loaded without its replay buffer collects first.
+        if self.compile and not self._compiled:
+            self._compile()
         self.policy.set_training_mode(True)
         self._update_learning_rates()
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
@@ -255,6 +251,18 @@ class PWM(OffPolicyAlgorithm):
         for name, values in metrics.items():
             self.logger.record(f"train/{name}", th.stack(values).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _compile(self) -> None:
+        """Compile what an update spends its time in; not before the first, since a model that only acts needs none."""
+        self._compiled = True
+        if not compiler_works(self.device):
+            return
+        if self.verbose >= 1:
+            print("The first updates compile the networks: up to a few minutes, once per machine and network size")
+        self._world_model_loss, self._imagine, self._critic, self._critic_target = (
+            th.compile(part, dynamic=False)
+            for part in (world_model_loss, imagine, self.policy.critic, self.policy.critic_target)
+        )
 
     def _sample(self, batch_size: int) -> SequenceBatch:
         """Replayed sequences whose observations have passed the policy's preprocessing and feature extractor."""
@@ -417,7 +425,14 @@ class PWM(OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_world_model_loss", "_imagine", "_critic", "_critic_target"]
+        return [
+            *super()._excluded_save_params(),
+            "_world_model_loss",
+            "_imagine",
+            "_critic",
+            "_critic_target",
+            "_compiled",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "policy.actor_optimizer", "policy.critic_optimizer", "policy.world_model_optimizer"]
