@@ -129,6 +129,12 @@ def test_observation_and_action_spaces(observation_space, tmp_path):
     np.testing.assert_array_equal(action, loaded.predict(observation, deterministic=True)[0])
 
 
+def test_a_single_sequence_a_batch_and_a_horizon_of_one():
+    """The smallest sizes that are accepted: no statistic of a single number may become NaN."""
+    model = PWM("MlpPolicy", Drift(), seed=0, **{**SMALL, "batch_size": 1, "horizon": 1})
+    assert model.learn(40)._n_updates > 0
+
+
 def test_logs_the_documented_metrics():
     model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
     model.learn(80, log_interval=10_000)

@@ -299,7 +299,7 @@ class PWM(OffPolicyAlgorithm):
             log_prob = (weights * rollout.log_probs).mean()
 
             # Actor: the return in units of its own spread, and the entropy bonus
-            policy.return_scale.update(returns.detach().std())
+            policy.return_scale.update(returns.detach().std(correction=0))
             ent_coef = self._update_ent_coef(log_prob.detach())
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
