@@ -69,7 +69,7 @@ def sample_pwm_params(
         "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
-        "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.01", 0.0, 1e-4, 1e-3, 1e-2]),
+        "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.03", 0.0, 1e-3, 1e-2, 3e-2, 1e-1]),
         "networks": trial.suggest_categorical("networks", list(NETWORKS)),
         "activation_fn": trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS)),
     }
