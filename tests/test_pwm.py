@@ -77,6 +77,12 @@ def parameters_of(model: PWM) -> dict[str, th.Tensor]:
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 
 
+def assert_same_parameters(expected: dict[str, th.Tensor], actual: dict[str, th.Tensor]) -> None:
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert th.equal(value, actual[name]), name
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("env", [Drift, lambda: Drift(terminates=True)])
 def test_learn(n_envs, env):
@@ -208,8 +214,7 @@ def test_save_load_continue(tmp_path, ent_coef):
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = PWM.load(tmp_path / "model", env=Drift(terminates=True), device="cpu")
-    for (name, value), other in zip(parameters_of(model).items(), parameters_of(loaded).values(), strict=True):
-        assert th.equal(value, other), name
+    assert_same_parameters(parameters_of(model), parameters_of(loaded))
     assert loaded._terminations_seen == model._terminations_seen
     # The same next update, given the same batch
     for candidate in (model, loaded):
@@ -217,8 +222,7 @@ def test_save_load_continue(tmp_path, ent_coef):
         candidate.set_logger(model.logger)
         candidate.set_random_seed(3)
         candidate.train(gradient_steps=3, batch_size=8)
-    for (name, value), other in zip(parameters_of(model).items(), parameters_of(loaded).values(), strict=True):
-        assert th.equal(value, other), name
+    assert_same_parameters(parameters_of(model), parameters_of(loaded))
     loaded.learn(40, reset_num_timesteps=False)
     assert loaded.num_timesteps == 120
 
@@ -263,8 +267,7 @@ def test_same_seed_same_result():
     for _ in range(2):
         model = PWM("MlpPolicy", Drift(), seed=5, **SMALL).learn(80)
         results.append(parameters_of(model))
-    for name in results[0]:
-        assert th.equal(results[0][name], results[1][name]), name
+    assert_same_parameters(*results)
 
 
 def test_vec_normalize_and_eval_callback(tmp_path):

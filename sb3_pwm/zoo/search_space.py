@@ -18,8 +18,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     ),
     "medium": dict(
         world_model_size="1M",
-        latent_dim=128,
-        world_model_kwargs=dict(encoder_dim=256, mlp_dim=256),
+        world_model_kwargs=dict(mlp_dim=256),
         net_arch=dict(pi=[256, 128], vf=[256, 128]),
     ),
     "big": dict(world_model_size="1M", net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
