@@ -75,3 +75,11 @@ def test_failed_save_keeps_the_old_file(saved, monkeypatch):
         model.save(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_file_is_as_readable_as_any_other(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    path = tmp_path / "model.safetensors"
+    WorldModel(WorldModelConfig(observation_dim=3, action_dim=1, latent_dim=8)).save(path)
+    assert path.stat().st_mode == ordinary.stat().st_mode

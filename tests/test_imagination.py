@@ -39,6 +39,14 @@ def test_td_lambda_by_hand(td_lambda, expected):
     th.testing.assert_close(targets.squeeze(-1), th.tensor(expected))
 
 
+def test_td_lambda_of_each_step_stops_at_an_episode_end_by_hand():
+    # gamma 0.9, lambda 1, the episode cut off after the second step: it bootstraps from its own next value of 20
+    lambdas = th.tensor([[1.0], [0.0], [1.0]])
+    targets = td_lambda_returns(REWARDS, th.ones(3, 1), NEXT_VALUES, gamma=0.9, td_lambda=lambdas)
+    second = 2 + 0.9 * 20
+    th.testing.assert_close(targets.squeeze(-1), th.tensor([1 + 0.9 * second, second, 3 + 0.9 * 30]))
+
+
 def test_discount_weights_and_return_by_hand():
     weights = discount_weights(CONTINUES, gamma=0.9)
     th.testing.assert_close(weights.squeeze(-1), th.tensor([1.0, 0.9, 0.405, 0.3645]))

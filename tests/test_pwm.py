@@ -198,6 +198,54 @@ def test_frozen_world_model():
     assert any(not th.equal(before[n], after[n]) for n in before if n.startswith("actor"))
 
 
+class Round(gym.Env):
+    """One reward of one after every step, always the same observation; every third step is an episode's last."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, terminates: bool):
+        self.terminates = terminates
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        ended = self.t == 3
+        return np.full(1, self.t / 3, np.float32), 1.0, ended and self.terminates, ended and not self.terminates, {}
+
+
+@pytest.mark.parametrize(
+    ("terminates", "expected"),
+    # gamma 0.5. Terminated: 1, 1.5, 1.75 from the back. Truncated: the last state, never acted from, is taken for one
+    # of the others, so that all values lie between 1.75 and the endless sum of 2.
+    [(True, [(1.75, 1.75), (1.5, 1.5), (1.0, 1.0)]), (False, [(1.7, 2.05)] * 3)],
+)
+def test_critics_learn_from_replayed_episodes(terminates, expected):
+    arguments = {**SMALL, "policy_kwargs": {**SMALL["policy_kwargs"], "net_arch": dict(pi=[16], vf=[64])}}
+    # The world model stays untrained: it imagines no reward and no end. Whatever is right comes from the replay buffer.
+    model = PWM(
+        "MlpPolicy",
+        Round(terminates),
+        seed=0,
+        gamma=0.5,
+        tau=0.1,
+        world_model_steps=0,
+        critic_learning_rate=3e-3,
+        replay_critic_coef=1000.0,
+        replay_critic_horizon=8,
+        **arguments,
+    ).learn(1000)
+    observations = th.tensor([[0.0], [1 / 3], [2 / 3]])
+    with th.no_grad():
+        values = model.policy.critic(model.policy.encode(observations)).mean(0)
+    for value, (low, high) in zip(values.tolist(), expected, strict=True):
+        assert low - 0.25 < value < high + 0.25, (values, expected)
+
+
 def test_actions_respect_the_bounds():
     model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(60)
     observations = np.random.default_rng(0).normal(size=(500, 1)).astype(np.float32)
@@ -358,6 +406,8 @@ def test_compile_without_a_compiler_warns_and_learns(monkeypatch):
         (dict(critic_epochs=0), "critic_epochs"),
         (dict(critic_minibatches=0.5), "critic_minibatches"),
         (dict(world_model_steps=-1), "world_model_steps"),
+        (dict(replay_critic_coef=-0.5), "replay_critic_coef"),
+        (dict(replay_critic_coef=1.0, replay_critic_horizon=21), "learning_starts=20.*replay_critic_horizon=21"),
         (dict(ent_coef="much"), "ent_coef"),
         (dict(ent_coef="auto_0"), "ent_coef"),
         (dict(ent_coef=-1.0), "ent_coef"),

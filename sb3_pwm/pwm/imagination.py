@@ -122,7 +122,7 @@ def imagined_return(rewards: th.Tensor, continues: th.Tensor, final_values: th.T
 
 
 def td_lambda_returns(
-    rewards: th.Tensor, continues: th.Tensor, next_values: th.Tensor, gamma: float, td_lambda: float
+    rewards: th.Tensor, continues: th.Tensor, next_values: th.Tensor, gamma: float, td_lambda: float | th.Tensor
 ) -> th.Tensor:
     """
     TD(lambda) targets: ``G_t = r_t + gamma c_{t+1} ((1 - lambda) V_{t+1} + lambda G_{t+1})``, ``G_H = V_H``.
@@ -131,13 +131,15 @@ def td_lambda_returns(
     :param continues: ``(H, B)``.
     :param next_values: ``(H, B)``, the values of the states after each step.
     :param gamma: Discount factor.
-    :param td_lambda: Lambda: 0 is one-step bootstrapping, 1 the H-step return.
+    :param td_lambda: Lambda: 0 is one-step bootstrapping, 1 the H-step return; or ``(H, B)``, one for every step, zero
+        where the step after it belongs to another episode.
     :return: ``(H, B)``.
     """
+    lambdas = td_lambda if isinstance(td_lambda, th.Tensor) else [td_lambda] * len(rewards)
     target = next_values[-1]
     targets = []
     for t in range(len(rewards) - 1, -1, -1):
-        bootstrap = (1.0 - td_lambda) * next_values[t] + td_lambda * target
+        bootstrap = (1.0 - lambdas[t]) * next_values[t] + lambdas[t] * target
         target = rewards[t] + gamma * continues[t] * bootstrap
         targets.append(target)
     return th.stack(targets[::-1])

@@ -45,8 +45,9 @@ class PWM(OffPolicyAlgorithm):
     critics is regressed to the TD(lambda) targets of the same rollouts.
 
     Beside the paper, for learning from scratch: bootstrap values come from a Polyak average of the critics, and an
-    entropy bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating (docs/experiments.md tells
-    what each of them does).
+    entropy bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating. Where episodes end in ways
+    that the world model does not foresee, the critics can learn from replayed sequences too, as DreamerV3's do
+    (arXiv 2301.04104, "critic learning"). docs/experiments.md tells what each of them does.
 
     :param policy: ``"MlpPolicy"`` or a subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param env: The environment, or its registered id; continuous actions with finite bounds.
@@ -65,6 +66,11 @@ class PWM(OffPolicyAlgorithm):
     :param gradient_steps: Number of updates then; -1: as many as steps were taken.
     :param critic_epochs: Passes over a rollout's states in an update of the critics.
     :param critic_minibatches: Number of parts into which a pass cuts the states.
+    :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences, relative to the
+        imagined ones; 0: imagination only, as in the paper. Replayed targets follow older policies, and know how
+        episodes really end: use them (1.0) where the imagined return runs away from the real one.
+    :param replay_critic_horizon: Number of steps of those sequences; there are as many of them as give the critics the
+        number of states that the imagined rollouts give.
     :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model.
     :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.03"`` (initial value): learned as in SAC.
     :param target_entropy: Target of the learned coefficient, in nats; ``"auto"``: -0.25 per action dimension, which
@@ -113,6 +119,8 @@ class PWM(OffPolicyAlgorithm):
         gradient_steps: int = 1,
         critic_epochs: int = 1,
         critic_minibatches: int = 1,
+        replay_critic_coef: float = 0.0,
+        replay_critic_horizon: int = 16,
         world_model_steps: int = 1,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
@@ -162,6 +170,8 @@ class PWM(OffPolicyAlgorithm):
         self.rho = rho
         self.critic_epochs = critic_epochs
         self.critic_minibatches = critic_minibatches
+        self.replay_critic_coef = replay_critic_coef
+        self.replay_critic_horizon = replay_critic_horizon
         self.world_model_steps = world_model_steps
         self.compile = compile
         self.ent_coef = ent_coef
@@ -194,6 +204,7 @@ class PWM(OffPolicyAlgorithm):
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
         at_least = dict(batch_size=1, horizon=1, critic_epochs=1, critic_minibatches=1, world_model_steps=0)
+        at_least["replay_critic_horizon"] = 1
         for name, minimum in at_least.items():
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < minimum:
@@ -202,17 +213,21 @@ class PWM(OffPolicyAlgorithm):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
+        if not (np.isfinite(self.replay_critic_coef) and self.replay_critic_coef >= 0.0):
+            raise ValueError(f"replay_critic_coef must be a float of at least 0, got {self.replay_critic_coef!r}.")
         per_env = max(self.buffer_size // self.n_envs, 1)
-        if self.horizon > per_env:
-            raise ValueError(
-                f"horizon={self.horizon} is longer than the {per_env} steps per environment that "
-                f"buffer_size={self.buffer_size} holds: raise buffer_size or lower horizon."
-            )
-        if self.learning_starts < self.horizon * self.n_envs:
-            raise ValueError(
-                f"learning_starts={self.learning_starts} is smaller than horizon={self.horizon} steps of "
-                f"{self.n_envs} environment(s): set learning_starts to at least {self.horizon * self.n_envs}."
-            )
+        for name in ("horizon", "replay_critic_horizon") if self.replay_critic_coef > 0.0 else ("horizon",):
+            steps = getattr(self, name)
+            if steps > per_env:
+                raise ValueError(
+                    f"{name}={steps} is longer than the {per_env} steps per environment that "
+                    f"buffer_size={self.buffer_size} holds: raise buffer_size or lower {name}."
+                )
+            if self.learning_starts < steps * self.n_envs:
+                raise ValueError(
+                    f"learning_starts={self.learning_starts} is smaller than {name}={steps} steps of "
+                    f"{self.n_envs} environment(s): set learning_starts to at least {steps * self.n_envs}."
+                )
         assert self.replay_buffer_class is not None
         if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
             raise ValueError(
@@ -242,7 +257,7 @@ class PWM(OffPolicyAlgorithm):
         for _ in range(gradient_steps):
             # At least once even when the world model is frozen: rollouts start from replayed states
             for _ in range(max(self.world_model_steps, 1)):
-                batch = self._sample(batch_size)
+                batch = self._sample(batch_size, self.horizon)
                 if self.world_model_steps > 0:
                     self._update_world_model(batch, metrics)
             self._update_actor_and_critics(batch, metrics)
@@ -264,10 +279,10 @@ class PWM(OffPolicyAlgorithm):
             for part in (world_model_loss, imagine, self.policy.critic, self.policy.critic_target)
         )
 
-    def _sample(self, batch_size: int) -> SequenceBatch:
+    def _sample(self, batch_size: int, horizon: int) -> SequenceBatch:
         """Replayed sequences whose observations have passed the policy's preprocessing and feature extractor."""
         assert self.replay_buffer is not None
-        batch = self.replay_buffer.sample_sequences(batch_size, self.horizon, env=self._vec_normalize_env)
+        batch = self.replay_buffer.sample_sequences(batch_size, horizon, env=self._vec_normalize_env)
         observations = batch.observations
         features = self.policy.extract_features(observations.flatten(0, 1), self.policy.features_extractor)
         return batch._replace(observations=features.unflatten(0, observations.shape[:2]))
@@ -304,13 +319,19 @@ class PWM(OffPolicyAlgorithm):
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
 
-        # Critics: TD(lambda) targets of the same rollout
+        # Critics: TD(lambda) targets of the same rollout, and of replayed sequences
         with th.no_grad():
             between = self._critic_target(rollout.latents[1:-1]).amin(0)  # (H - 1, B)
             next_values = th.cat([between, final_values.unsqueeze(0)])
             targets = td_lambda_returns(rewards, rollout.continues, next_values, gamma, self.td_lambda)
         states = rollout.latents[:-1].detach().flatten(0, 1)  # (H B, Z)
         targets, weights = targets.flatten(), weights.flatten()
+        if self.replay_critic_coef > 0.0:
+            replayed = self._replayed_states_and_targets(len(states))
+            # The loss is a mean over all states; imagined ones are to count as much as without the replayed ones.
+            share = 1.0 + len(replayed[0]) / len(states)
+            states, targets = th.cat([states, replayed[0]]), th.cat([targets, replayed[1]])
+            weights = share * th.cat([weights, self.replay_critic_coef * replayed[2]])
         for _ in range(self.critic_epochs):
             order = th.randperm(len(states), device=self.device)
             for part in order.chunk(self.critic_minibatches):
@@ -326,6 +347,20 @@ class PWM(OffPolicyAlgorithm):
         metrics["value"].append(values.detach().mean() * policy.reward_scale.value)
         metrics["entropy"].append(-log_prob.detach())
         metrics["ent_coef"].append(ent_coef)
+
+    @th.no_grad()
+    def _replayed_states_and_targets(self, n_states: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Latents ``(M, Z)`` of about that many replayed steps, their TD(lambda) targets and masks, ``(M,)`` each."""
+        policy = self.policy
+        batch = self._sample(max(n_states // self.replay_critic_horizon, 1), self.replay_critic_horizon)
+        latents = policy.world_model.encode(batch.observations, batch.task)
+        rewards = batch.rewards / policy.reward_scale.value
+        next_values = self._critic_target(latents[1:]).amin(0)
+        # No target reaches beyond its episode: a truncated one bootstraps from its last observation.
+        same_episode = th.cat([batch.mask[1:], th.ones_like(batch.mask[:1])])
+        lambdas = self.td_lambda * same_episode
+        targets = td_lambda_returns(rewards, 1.0 - batch.terminations, next_values, self.gamma, lambdas)
+        return latents[:-1].flatten(0, 1), targets.flatten(), batch.mask.flatten()
 
     def _update_ent_coef(self, log_prob: th.Tensor) -> th.Tensor:
         """One step of the entropy coefficient towards the target entropy (arXiv 1812.05905, section 5), if learned."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +28,16 @@ def save_world_model(world_model: "WorldModel", path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in world_model.state_dict().items()}
     data = save(tensors, metadata={CONFIG_KEY: json.dumps(dataclasses.asdict(world_model.config))})
-    # In the same folder, so that the rename is one step of one file system
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # In the same folder, so that the rename is one step of one file system; mkstemp would make it its owner's only
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -66,6 +66,7 @@ def sample_pwm_params(
         "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
         "critic_epochs": trial.suggest_int("critic_epochs", 1, 4),
         "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
+        "replay_critic_coef": trial.suggest_categorical("replay_critic_coef", [0.0, 0.3, 1.0]),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
         "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.03", 0.0, 1e-3, 1e-2, 3e-2, 1e-1]),
