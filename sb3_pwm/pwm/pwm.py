@@ -203,8 +203,14 @@ class PWM(OffPolicyAlgorithm):
 
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
-        at_least = dict(batch_size=1, horizon=1, critic_epochs=1, critic_minibatches=1, world_model_steps=0)
-        at_least["replay_critic_horizon"] = 1
+        at_least = dict(
+            batch_size=1,
+            horizon=1,
+            critic_epochs=1,
+            critic_minibatches=1,
+            replay_critic_horizon=1,
+            world_model_steps=0,
+        )
         for name, minimum in at_least.items():
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < minimum:
