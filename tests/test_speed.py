@@ -32,6 +32,8 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
     model = speed.make_model(arguments)
     model._terminations_seen = terminations
     plain = PlainUpdate(model)
+    networks = (plain.world_model, plain.actor, plain.critics, plain.target_critics)
+    initial = [[value.detach().clone() for value in network.parameters()] for network in networks]
     for seed in range(2):
         batch = model._sample(arguments.batch, arguments.horizon)
         th.manual_seed(seed)
@@ -42,15 +44,12 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
         plain.update_actor_and_critics(batch)
 
     policy = model.policy
-    pairs = [
-        (policy.world_model, plain.world_model),
-        (policy.actor, plain.actor),
-        (separate(policy.critic), plain.critics),
-        (separate(policy.critic_target), plain.target_critics),
-    ]
-    for ours, reference in pairs:
-        for (name, value), expected in zip(ours.named_parameters(), reference.parameters(), strict=True):
-            th.testing.assert_close(value, expected, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    ours = (policy.world_model, policy.actor, separate(policy.critic), separate(policy.critic_target))
+    for network, reference, before in zip(ours, networks, initial, strict=True):
+        named = zip(network.named_parameters(), reference.parameters(), before, strict=True)
+        for (name, value), expected, start in named:
+            # Adam makes a whole step of a gradient that is only rounding, so single entries may differ.
+            assert (value - expected).norm() <= 0.01 * (expected - start).norm() + 1e-8, name
 
 
 def test_flops_of_a_matrix_product_and_its_backward(speed):
