@@ -1,9 +1,9 @@
 """
 The same updates as PWM's, written as one writes them first: the yardstick of ``benchmarks/speed.py``.
 
-Critics one after the other, rewards step by step, gradients for everything that requires them, the loop form of Adam; nothing
-batched, frozen, fused, compiled or captured. What it computes is what :class:`sb3_pwm.PWM` computes: a test compares the
-parameters after an update.
+Critics one after the other, rewards step by step, gradients for everything that requires them, torch's own Mish, the
+loop form of Adam; nothing batched, frozen, fused, compiled or captured. What it computes is what :class:`sb3_pwm.PWM`
+computes: a test compares the parameters after an update.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class PlainUpdate:
     """
     World-model and extraction updates of a PWM model, on copies of its networks.
 
-    :param model: Whose networks, coefficients and learning rates to take; it is not changed. Its entropy coefficient must
-        be a number, its world model single-task.
+    :param model: Whose networks, coefficients and learning rates to take; it is not changed. Its entropy coefficient
+        must be a number, its world model single-task.
     """
 
     def __init__(self, model: PWM):

@@ -3,14 +3,13 @@ How fast the updates are, and where the time goes.
 
 ::
 
-    python benchmarks/speed.py updates --sizes 5M --batches 64 256          # ms per update, against a plain reference
-    python benchmarks/speed.py learn --envs 1 4 16                          # steps per second of learn(), and its shares
-    python benchmarks/speed.py plot                                         # docs/speed/*.png from the JSON files
-    python benchmarks/speed.py table                                        # the Markdown tables
+    python benchmarks/speed.py updates --sizes 5M --batches 64 256    # ms per update, against a plain reference
+    python benchmarks/speed.py learn --envs 1 4 16                    # steps per second of learn(), and its shares
+    python benchmarks/speed.py plot                                   # docs/speed/*.png from the JSON files
+    python benchmarks/speed.py table                                  # the Markdown tables
 
-Every configuration is measured in a process of its own, so that its peak memory is its own. PWM and the reference
-(``plain_update.py``) take turns in the same process, and what is reported first is the ratio of their medians: the absolute times of
-a shared machine say little.
+Every configuration is measured in a process of its own. PWM and the reference (``plain_update.py``) take turns in it, and
+the speed-up is the median of the turns' ratios: the absolute times of a shared machine say little.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ def matrix_product_rate(device: str) -> float:
 
 
 def count_flops(function: Callable[[], None]) -> int:
-    """Floating-point operations of the matrix products (and convolutions) that a function calls for, backward included."""
+    """Floating-point operations of the matrix products that a function calls for, backward included."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -181,7 +180,11 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
             times[name].append((clock(device) - started) / arguments.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     rate = matrix_product_rate(device)
-    peak = th.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        th.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     result: dict[str, Any] = {
         "size": arguments.size,
         "batch": arguments.batch,
@@ -244,7 +247,13 @@ def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
     env = make_vec_env(arguments.env, n_envs, seed=0, vec_env_cls=SubprocVecEnv if arguments.subprocesses else None)
     # At every round of n environments, n updates: the ratio of updates to steps is the same for every n.
     model = PWM(
-        "MlpPolicy", env, seed=0, gradient_steps=-1, compile=arguments.compile, device=arguments.device, buffer_size=100_000
+        "MlpPolicy",
+        env,
+        seed=0,
+        gradient_steps=-1,
+        compile=arguments.compile,
+        device=arguments.device,
+        buffer_size=100_000,
     )
     model.learn(model.learning_starts + 5 * n_envs)  # warm: storage allocated, networks compiled
     watch = Stopwatch(arguments.device)
@@ -287,7 +296,9 @@ def write(out: Path, name: str, arguments: argparse.Namespace, results: list[dic
 
     description = {
         "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]),
-        "device": th.cuda.get_device_name() if arguments.device == "cuda" else f"{processor()}, {arguments.threads} thread(s)",
+        "device": th.cuda.get_device_name()
+        if arguments.device == "cuda"
+        else f"{processor()}, {arguments.threads} thread(s)",
         "torch": th.__version__,
         "results": results,
     }
@@ -327,8 +338,8 @@ def command_learn(arguments: argparse.Namespace) -> None:
 
 
 UPDATES_HEAD = (
-    "| size | batch | H | compiled | extraction update | plain | **speed-up** | world-model update | plain | **speed-up** "
-    "| of the matrix-product rate | peak memory |\n|" + "---|" * 12
+    "| size | batch | H | compiled | extraction update | plain | speed-up | world-model update | plain | speed-up "
+    "| of the matrix-product rate | peak memory (both) |\n|" + "---|" * 12
 )
 
 
@@ -343,7 +354,15 @@ def updates_row(result: dict[str, Any]) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-PARTS = ("environment", "acting", "buffer: add", "buffer: sample", "world model", "actor and critics", "everything else")
+PARTS = (
+    "environment",
+    "acting",
+    "buffer: add",
+    "buffer: sample",
+    "world model",
+    "actor and critics",
+    "everything else",
+)
 LEARN_HEAD = "| env | environments | compiled | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
 
 

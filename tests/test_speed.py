@@ -1,4 +1,4 @@
-"""The speed benchmark measures what it says: its reference computes PWM's updates, and its commands write their results."""
+"""The speed benchmark measures what it says: its reference computes PWM's updates, its commands write results."""
 
 import argparse
 import importlib.util
@@ -27,7 +27,14 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
     from plain_update import PlainUpdate, separate
 
     arguments = argparse.Namespace(
-        size="1M", batch=8, horizon=4, critic_epochs=2, critic_minibatches=2, activation="mish", device="cpu", compile=False
+        size="1M",
+        batch=8,
+        horizon=4,
+        critic_epochs=2,
+        critic_minibatches=2,
+        activation="mish",
+        device="cpu",
+        compile=False,
     )
     model = speed.make_model(arguments)
     model._terminations_seen = terminations
@@ -66,7 +73,7 @@ def test_updates_command_writes_json_table_and_plot(tmp_path):
     small = ["--sizes", "1M", "--batches", "4", "--horizon", "2", "--compiled", "no", "--rounds", "1"]
     speed_py("updates", *small, "--critic-epochs", "1")
     (result,) = json.loads((tmp_path / "updates-cpu.json").read_text())["results"]
-    assert result["extraction_ms"] > 0 and result["plain_extraction_ms"] > 0 and result["extraction_gflop"] > 0
+    assert min(result[name] for name in ("extraction_ms", "plain_extraction_ms", "extraction_gflop")) > 0
     assert "| 1M | 4 | 2 | no |" in speed_py("table")
     speed_py("plot")
     assert (tmp_path / "updates-cpu.png").stat().st_size > 1000

@@ -28,7 +28,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class _CPUMish(th.autograd.Function):
-    """``x tanh(softplus(x))`` with one exponential: with e = exp(x), tanh(softplus(x)) = (e^2 + 2e) / (e^2 + 2e + 2)."""
+    """``x tanh(softplus(x))`` with one exponential e = exp(x): the tanh is ``(e^2 + 2e) / (e^2 + 2e + 2)``."""
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
@@ -47,7 +47,7 @@ class _CPUMish(th.autograd.Function):
 
 
 class Mish(nn.Mish):
-    """``nn.Mish`` in less than half of its time on a CPU, where torch's own kernel costs more than the layer before it."""
+    """``nn.Mish`` in less than half of its time on a CPU, where torch's kernel costs more than the layer before it."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: Any shape. :return: The same shape."""
@@ -122,7 +122,9 @@ def mlp(
     :return: The network, initialised as TD-MPC2 does: truncated normal weights, zero biases.
     """
     sizes = [in_features, *hidden]
-    layers: list[nn.Module] = [NormedLinear(n_in, n_out, make_activation(activation_fn)) for n_in, n_out in pairwise(sizes)]
+    layers: list[nn.Module] = [
+        NormedLinear(n_in, n_out, make_activation(activation_fn)) for n_in, n_out in pairwise(sizes)
+    ]
     if output_activation is None:
         layers.append(nn.Linear(sizes[-1], out_features))
     else:
