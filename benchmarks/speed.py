@@ -8,8 +8,8 @@ How fast the updates are, and where the time goes.
     python benchmarks/speed.py plot                                   # docs/speed/*.png from the JSON files
     python benchmarks/speed.py table                                  # the Markdown tables
 
-Every configuration is measured in a process of its own. PWM and the reference (``plain_update.py``) take turns in it, and
-the speed-up is the median of the turns' ratios: the absolute times of a shared machine say little.
+Every configuration is measured in a process of its own. PWM and the reference (``plain_update.py``) take turns in it,
+and the speed-up is the median of the turns' ratios: the absolute times of a shared machine say little.
 """
 
 from __future__ import annotations
