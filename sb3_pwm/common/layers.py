@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
 
@@ -23,6 +25,41 @@ def frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+class _CPUMish(th.autograd.Function):
+    """``x tanh(softplus(x))`` with one exponential e = exp(x): the tanh is ``(e^2 + 2e) / (e^2 + 2e + 2)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
+        exp = x.clamp(max=20.0).exp_()  # beyond 20 the fraction is one in every precision
+        numerator = th.addcmul(2.0 * exp, exp, exp)
+        fraction = numerator.div_(numerator + 2.0)
+        ctx.save_for_backward(x, fraction)
+        return x * fraction
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        x, fraction = ctx.saved_tensors
+        slope = th.addcmul(th.ones_like(x), fraction, fraction, value=-1.0)
+        return slope.mul_(th.sigmoid(x)).mul_(x).add_(fraction).mul_(gradient)
+
+
+class Mish(nn.Mish):
+    """``nn.Mish`` in less than half of its time on a CPU, where torch's kernel costs more than the layer before it."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: Any shape. :return: The same shape."""
+        # A compiler fuses the plain form; half precision has no room for the squared exponential.
+        if x.device.type != "cpu" or x.dtype == th.float16 or th.compiler.is_compiling():
+            return super().forward(x)
+        return _CPUMish.apply(x)  # type: ignore[no-untyped-call]
+
+
+def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
+    """:param activation_fn: Class of an activation. :return: A module of it, or of a faster equivalent."""
+    return Mish() if activation_fn is nn.Mish else activation_fn()
 
 
 class SimNorm(nn.Module):
@@ -85,7 +122,9 @@ def mlp(
     :return: The network, initialised as TD-MPC2 does: truncated normal weights, zero biases.
     """
     sizes = [in_features, *hidden]
-    layers: list[nn.Module] = [NormedLinear(n_in, n_out, activation_fn()) for n_in, n_out in pairwise(sizes)]
+    layers: list[nn.Module] = [
+        NormedLinear(n_in, n_out, make_activation(activation_fn)) for n_in, n_out in pairwise(sizes)
+    ]
     if output_activation is None:
         layers.append(nn.Linear(sizes[-1], out_features))
     else:
@@ -155,7 +194,8 @@ class EnsembleMLP(nn.Module):
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [EnsembleLinear(n_members, n_in, n_out), EnsembleLayerNorm(n_members, n_out), activation_fn()]
+            layers += [EnsembleLinear(n_members, n_in, n_out), EnsembleLayerNorm(n_members, n_out)]
+            layers.append(make_activation(activation_fn))
         output = EnsembleLinear(n_members, sizes[-1], 1)
         nn.init.zeros_(output.weight)
         self.layers = nn.Sequential(*layers, output)

@@ -1,0 +1,484 @@
+"""
+How fast the updates are, and where the time goes.
+
+::
+
+    python benchmarks/speed.py updates --sizes 5M --batches 64 256    # ms per update, against a plain reference
+    python benchmarks/speed.py learn --envs 1 4 16                    # steps per second of learn(), and its shares
+    python benchmarks/speed.py plot                                   # docs/speed/*.png from the JSON files
+    python benchmarks/speed.py table                                  # the Markdown tables
+
+Every configuration is measured in a process of its own. PWM and the reference (``plain_update.py``) take turns in it,
+and the speed-up is the median of the turns' ratios: the absolute times of a shared machine say little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_OUT = Path("docs/speed")
+# Humanoid-run's, in the middle of what DMControl has
+OBSERVATION_DIM, ACTION_DIM = 67, 21
+SIZES = ("1M", "5M", "19M", "48M", "317M")
+REPLAY_STEPS = 5_000
+
+
+def processor() -> str:
+    """The processor's name, as /proc/cpuinfo tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def make_model(arguments: argparse.Namespace, **overrides: Any) -> Any:
+    """A PWM of the paper's networks with a replay buffer full of random steps, and no environment behind it."""
+    import gymnasium as gym
+    import numpy as np
+    from gymnasium import spaces
+    from stable_baselines3.common.logger import Logger
+    from torch import nn
+
+    from sb3_pwm import PWM
+
+    class Blank(gym.Env):
+        observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
+        action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+
+    activations = {"mish": nn.Mish, "silu": nn.SiLU}
+    settings: dict[str, Any] = dict(
+        horizon=arguments.horizon,
+        batch_size=arguments.batch,
+        critic_epochs=arguments.critic_epochs,
+        critic_minibatches=arguments.critic_minibatches,
+        buffer_size=REPLAY_STEPS,
+        ent_coef=0.01,
+        seed=0,
+        device=arguments.device,
+        compile=arguments.compile,
+        policy_kwargs=dict(
+            world_model_size=arguments.size,
+            net_arch=dict(pi=[400, 200, 100], vf=[400, 200]),
+            activation_fn=activations[arguments.activation],
+        ),
+    )
+    model = PWM("MlpPolicy", Blank(), **{**settings, **overrides})
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    rng = np.random.default_rng(0)
+    for step in range(REPLAY_STEPS):
+        observation, following = rng.normal(size=(2, 1, OBSERVATION_DIM)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, ACTION_DIM)).astype(np.float32)
+        ended = np.array([step % 500 == 499])
+        infos = [{"TimeLimit.truncated": bool(ended[0])}]
+        model.replay_buffer.add(observation, following, action, rng.normal(size=1), ended, infos)
+    return model
+
+
+def matrix_product_rate(device: str) -> float:
+    """Measured FLOP/s of a large float32 matrix product, the best of several."""
+    import torch as th
+
+    n = 8192 if device == "cuda" else 1024
+    a, b = th.randn(n, n, device=device), th.randn(n, n, device=device)
+    best = 0.0
+    for _ in range(10):
+        started = clock(device)
+        a @ b
+        best = max(best, 2 * n**3 / (clock(device) - started))
+    return best
+
+
+def count_flops(function: Callable[[], None]) -> int:
+    """Floating-point operations of the matrix products that a function calls for, backward included."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Counter(TorchDispatchMode):
+        """FlopCounterMode without its bookkeeping by module, which fails on networks that are frozen meanwhile."""
+
+        total = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                self.total += formula(*args, **(kwargs or {}), out_val=result)
+            return result
+
+    with Counter() as counter:
+        function()
+    return counter.total
+
+
+def clock(device: str) -> float:
+    """Seconds, after everything that was asked of the device is done."""
+    import torch as th
+
+    if device == "cuda":
+        th.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds per update of one configuration, PWM's and the plain reference's, in turns."""
+    import torch as th
+    from plain_update import PlainUpdate
+
+    device = arguments.device
+    if device == "cpu":
+        th.set_num_threads(arguments.threads)
+    model = make_model(arguments)
+    model.policy.set_training_mode(True)
+    plain = PlainUpdate(model) if arguments.plain else None
+    batch = model._sample(arguments.batch, arguments.horizon)
+
+    flops = {}
+    parts: dict[str, Callable[[], None]] = {
+        "extraction": lambda: model._update_actor_and_critics(batch, defaultdict(list)),
+        "world_model": lambda: model._update_world_model(batch, defaultdict(list)),
+    }
+    for name, update in parts.items():
+        flops[name] = count_flops(update)
+    started = clock(device)
+    if arguments.compile:
+        model._compile()
+        for update in parts.values():
+            for _ in range(2):
+                update()
+    compile_seconds = clock(device) - started
+    if plain is not None:
+        parts["plain_extraction"] = lambda: plain.update_actor_and_critics(batch)
+        parts["plain_world_model"] = lambda: plain.update_world_model(batch)
+
+    if device == "cuda":
+        th.cuda.reset_peak_memory_stats()
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for update in parts.values():
+        update()
+    for _ in range(arguments.rounds):
+        for name, update in parts.items():
+            started = clock(device)
+            for _ in range(arguments.repeats):
+                update()
+            times[name].append((clock(device) - started) / arguments.repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rate = matrix_product_rate(device)
+    peak = (
+        th.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    result: dict[str, Any] = {
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "horizon": arguments.horizon,
+        "critic_epochs": arguments.critic_epochs,
+        "critic_minibatches": arguments.critic_minibatches,
+        "activation": arguments.activation,
+        "compile": arguments.compile,
+        "compile_seconds": compile_seconds,
+        "matrix_product_gflops": rate / 1e9,
+        "peak_memory_mib": peak / 2**20,
+    }
+    for name in ("extraction", "world_model"):
+        result[f"{name}_ms"] = 1e3 * medians[name]
+        result[f"{name}_gflop"] = flops[name] / 1e9
+        result[f"{name}_of_matrix_product_rate"] = flops[name] / medians[name] / rate
+        if plain is not None:
+            # Of each round, so that what else the machine did falls on both
+            ratios = [p / q for p, q in zip(times[f"plain_{name}"], times[name], strict=True)]
+            result[f"plain_{name}_ms"] = 1e3 * medians[f"plain_{name}"]
+            result[f"{name}_speedup"] = statistics.median(ratios)
+    return result
+
+
+class Stopwatch:
+    """Adds up the seconds that methods of an object take; calls of one watched method inside another count for both."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = clock(self.device)
+        yield
+        self.seconds[name] += clock(self.device) - started
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Replace a method of this one object by itself with the watch running."""
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.measure(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+
+def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Environment steps per second of ``learn()`` with a number of environments, and where the time goes."""
+    import torch as th
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    from sb3_pwm import PWM
+
+    if arguments.device == "cpu":
+        th.set_num_threads(arguments.threads)
+    n_envs = arguments.n_envs
+    env = make_vec_env(arguments.env, n_envs, seed=0, vec_env_cls=SubprocVecEnv if arguments.subprocesses else None)
+    # At every round of n environments, n updates: the ratio of updates to steps is the same for every n.
+    model = PWM(
+        "MlpPolicy",
+        env,
+        seed=0,
+        gradient_steps=-1,
+        compile=arguments.compile,
+        device=arguments.device,
+        buffer_size=100_000,
+    )
+    model.learn(model.learning_starts + 5 * n_envs)  # warm: storage allocated, networks compiled
+    watch = Stopwatch(arguments.device)
+    watch.watch(model.get_env(), "step", "environment")
+    watch.watch(model.policy, "predict", "acting")
+    watch.watch(model.replay_buffer, "add", "buffer: add")
+    watch.watch(model.replay_buffer, "sample_sequences", "buffer: sample")
+    watch.watch(model, "_update_world_model", "world model")
+    watch.watch(model, "_update_actor_and_critics", "actor and critics")
+    started, steps_before = clock(arguments.device), model.num_timesteps
+    model.learn(arguments.steps, reset_num_timesteps=False)
+    seconds, steps = clock(arguments.device) - started, model.num_timesteps - steps_before
+    shares = {name: spent / seconds for name, spent in watch.seconds.items()}
+    shares["everything else"] = 1.0 - sum(shares.values())
+    return {
+        "env": arguments.env,
+        "n_envs": n_envs,
+        "subprocesses": arguments.subprocesses,
+        "compile": arguments.compile,
+        "steps_per_second": steps / seconds,
+        "milliseconds_per_step": 1e3 * seconds / steps,
+        "shares": shares,
+    }
+
+
+def in_own_process(arguments: list[str]) -> dict[str, Any]:
+    """Run ``one`` of this script with these arguments and read the JSON object that it prints last."""
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, str(Path(__file__).resolve()), "one", *arguments]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed with exit status {process.returncode}.")
+    return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def write(out: Path, name: str, arguments: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Keep the results of one command as JSON, with what is needed to read them."""
+    import torch as th
+
+    description = {
+        "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]),
+        "device": th.cuda.get_device_name()
+        if arguments.device == "cuda"
+        else f"{processor()}, {arguments.threads} thread(s)",
+        "torch": th.__version__,
+        "results": results,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}-{arguments.device}.json"
+    path.write_text(json.dumps(description, indent=1) + "\n")
+    print(f"Written: {path}")
+
+
+def command_updates(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    results = []
+    grid = list(itertools.product(arguments.sizes, arguments.batches, arguments.compiled))
+    for size, batch, compiled in tqdm(grid, desc="configurations", disable=not sys.stderr.isatty()):
+        options = ["updates", "--size", size, "--batch", str(batch), "--horizon", str(arguments.horizon)]
+        options += ["--critic-epochs", str(arguments.critic_epochs), "--device", arguments.device]
+        options += ["--critic-minibatches", str(arguments.critic_minibatches), "--activation", arguments.activation]
+        options += ["--rounds", str(arguments.rounds), "--repeats", str(arguments.repeats)]
+        options += ["--threads", str(arguments.threads)]
+        options += ["--compile"] if compiled == "yes" else []
+        results.append(in_own_process(options))
+        print(updates_row(results[-1]), flush=True)
+    write(arguments.out, "updates", arguments, results)
+
+
+def command_learn(arguments: argparse.Namespace) -> None:
+    results = []
+    for n_envs, compiled in itertools.product(arguments.envs, arguments.compiled):
+        options = ["learn", "--env", arguments.env, "--n-envs", str(n_envs), "--steps", str(arguments.steps)]
+        options += ["--device", arguments.device, "--threads", str(arguments.threads)]
+        options += ["--compile"] if compiled == "yes" else []
+        options += ["--subprocesses"] if arguments.subprocesses else []
+        results.append(in_own_process(options))
+        print(learn_row(results[-1]), flush=True)
+    write(arguments.out, "learn", arguments, results)
+
+
+UPDATES_HEAD = (
+    "| size | batch | H | compiled | extraction update | plain | speed-up | world-model update | plain | speed-up "
+    "| of the matrix-product rate | peak memory (both) |\n|" + "---|" * 12
+)
+
+
+def updates_row(result: dict[str, Any]) -> str:
+    """One line of the table of updates."""
+    cells = [result["size"], result["batch"], result["horizon"], "yes" if result["compile"] else "no"]
+    for name in ("extraction", "world_model"):
+        cells += [f"{result[f'{name}_ms']:.1f} ms", f"{result[f'plain_{name}_ms']:.1f} ms"]
+        cells += [f"**{result[f'{name}_speedup']:.2f}**"]
+    cells += [f"{result['extraction_of_matrix_product_rate']:.0%} of {result['matrix_product_gflops']:.0f} GFLOP/s"]
+    cells += [f"{result['peak_memory_mib']:.0f} MiB"]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+PARTS = (
+    "environment",
+    "acting",
+    "buffer: add",
+    "buffer: sample",
+    "world model",
+    "actor and critics",
+    "everything else",
+)
+LEARN_HEAD = "| env | environments | compiled | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
+
+
+def learn_row(result: dict[str, Any]) -> str:
+    """One line of the table of ``learn()``."""
+    cells = [result["env"], result["n_envs"], "yes" if result["compile"] else "no", f"{result['steps_per_second']:.1f}"]
+    cells += [f"{result['shares'].get(part, 0.0):.0%}" for part in PARTS]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def command_table(arguments: argparse.Namespace) -> None:
+    for name, head, row in (("updates", UPDATES_HEAD, updates_row), ("learn", LEARN_HEAD, learn_row)):
+        for path in sorted(arguments.out.glob(f"{name}-*.json")):
+            content = json.loads(path.read_text())
+            print(f"\n`{content['command']}` ({content['device']}, torch {content['torch']})\n\n{head}")
+            print("\n".join(row(result) for result in content["results"]))
+
+
+def command_plot(arguments: argparse.Namespace) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    for path in sorted(arguments.out.glob("updates-*.json")):
+        content = json.loads(path.read_text())
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+        for ax, name, title in zip(
+            axes, ("extraction", "world_model"), ("extraction update", "world-model update"), strict=True
+        ):
+            lines: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+            for result in content["results"]:
+                label = "compiled" if result["compile"] else "PWM"
+                lines[(result["size"], label)].append((result["batch"], result[f"{name}_ms"]))
+                if not result["compile"] or not any(not r["compile"] for r in content["results"]):
+                    lines[(result["size"], "plain reference")].append((result["batch"], result[f"plain_{name}_ms"]))
+            styles = {"compiled": "-", "PWM": "--", "plain reference": ":"}
+            sizes = sorted({size for size, _ in lines}, key=SIZES.index)
+            for (size, label), points in lines.items():
+                xs, ys = zip(*sorted(points), strict=True)
+                colour = f"C{sizes.index(size)}"
+                ax.plot(xs, ys, styles[label], marker="o", color=colour, label=f"{size}, {label}")
+            ax.set(title=title, xlabel="batch size", ylabel="milliseconds", xscale="log", yscale="log")
+            ax.grid(alpha=0.3, which="both")
+        axes[0].legend(fontsize=8)
+        figure.suptitle(content["device"], fontsize=9)
+        figure.tight_layout()
+        figure.savefig(path.with_suffix(".png"), dpi=120)
+        plt.close(figure)
+        print(f"Written: {path.with_suffix('.png')}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add_common(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        command.add_argument("--threads", type=int, default=1, help="threads of the CPU's matrix products")
+
+    def add_update_options(command: argparse.ArgumentParser) -> None:
+        add_common(command)
+        command.add_argument("--horizon", type=int, default=16)
+        command.add_argument("--critic-epochs", type=int, default=8, help="the paper: 8")
+        command.add_argument("--critic-minibatches", type=int, default=4, help="the paper: 4")
+        command.add_argument("--activation", choices=("mish", "silu"), default="mish")
+        command.add_argument("--rounds", type=int, default=5, help="turns of PWM and the reference")
+        command.add_argument("--repeats", type=int, default=1, help="updates in a turn")
+
+    def add_learn_options(command: argparse.ArgumentParser) -> None:
+        add_common(command)
+        command.add_argument("--env", default="Cheetah-run")
+        command.add_argument("--steps", type=int, default=1000)
+        command.add_argument("--subprocesses", action="store_true", help="environments in processes of their own")
+
+    updates = commands.add_parser("updates", help="milliseconds per update, against a plain reference")
+    add_update_options(updates)
+    updates.add_argument("--sizes", nargs="+", choices=SIZES, default=["1M", "5M"])
+    updates.add_argument("--batches", nargs="+", type=int, default=[64, 256])
+    updates.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no", "yes"])
+    updates.add_argument("--out", type=Path, default=DEFAULT_OUT)
+
+    learn = commands.add_parser("learn", help="steps per second of learn(), and where the time goes")
+    add_learn_options(learn)
+    learn.add_argument("--envs", nargs="+", type=int, default=[1, 4, 16])
+    learn.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no"])
+    learn.add_argument("--out", type=Path, default=DEFAULT_OUT)
+
+    for name, help_text in (("plot", "pictures of the JSON files"), ("table", "Markdown tables of the JSON files")):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("--out", type=Path, default=DEFAULT_OUT)
+
+    one = commands.add_parser("one", help="one configuration in this process, as a line of JSON")
+    kinds = one.add_subparsers(dest="kind", required=True)
+    one_update = kinds.add_parser("updates")
+    add_update_options(one_update)
+    one_update.add_argument("--size", choices=SIZES, required=True)
+    one_update.add_argument("--batch", type=int, required=True)
+    one_update.add_argument("--compile", action="store_true")
+    one_update.add_argument("--no-plain", dest="plain", action="store_false")
+    one_learn = kinds.add_parser("learn")
+    add_learn_options(one_learn)
+    one_learn.add_argument("--n-envs", type=int, required=True)
+    one_learn.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.command == "one":
+        measure = {"updates": measure_updates, "learn": measure_learning}[arguments.kind]
+        print(json.dumps(measure(arguments)))
+        return
+    commands = {"updates": command_updates, "learn": command_learn, "plot": command_plot, "table": command_table}
+    commands[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()
