@@ -349,13 +349,20 @@ def make_callback(run: Run, eval_env: VecEnv, path: Path) -> BaseCallback:
     return CurveCallback()
 
 
+def processor() -> str:
+    """The processor's name, as /proc/cpuinfo tells it."""
+    import platform
+
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def describe(run: Run, hyperparams: dict[str, Any], source: str, model: BaseAlgorithm) -> dict[str, Any]:
     """What a reader needs to repeat the run, for the JSON file beside the curve."""
     import platform
     from importlib import metadata
 
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     packages = ("sb3-pwm", "stable-baselines3", "rl-zoo3", "torch", "gymnasium", "mujoco", "dm-control")
     versions = {}
     for package in packages:
@@ -366,7 +373,7 @@ def describe(run: Run, hyperparams: dict[str, Any], source: str, model: BaseAlgo
         "hyperparameters_from": source,
         "hyperparameters": hyperparams,
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": processor(),
         "threads": 1,
         "python": platform.python_version(),
         "versions": versions,

@@ -22,17 +22,13 @@ from sb3_pwm.pwm.pwm import ACTOR_CLIP, CRITIC_CLIP, WORLD_MODEL_CLIP
 from sb3_pwm.world_model.losses import world_model_loss
 
 
-def with_plain_activations(module: nn.Module) -> nn.Module:
-    """
-    :param module: Networks of this package; changed in place.
-    :return: The same, with torch's own Mish.
-    """
+def use_plain_activations(module: nn.Module) -> None:
+    """:param module: Networks of this package, which get torch's own Mish."""
     for name, child in module.named_children():
         if isinstance(child, nn.Mish):
             setattr(module, name, nn.Mish())
         else:
-            with_plain_activations(child)
-    return module
+            use_plain_activations(child)
 
 
 def separate(ensemble: EnsembleMLP) -> nn.ModuleList:
@@ -76,7 +72,7 @@ class PlainUpdate:
         self.world_model, self.actor = copy.deepcopy(policy.world_model), copy.deepcopy(policy.actor)
         self.critics, self.target_critics = separate(policy.critic), separate(policy.critic_target)
         for networks in (self.world_model, self.actor, self.critics, self.target_critics):
-            with_plain_activations(networks)
+            use_plain_activations(networks)
         self.reward_scale: RunningScale = copy.deepcopy(policy.reward_scale)
         self.return_scale: RunningScale = copy.deepcopy(policy.return_scale)
 

@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from learning_curves import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUT = Path("docs/speed")
 # Humanoid-run's, in the middle of what DMControl has
@@ -38,17 +39,7 @@ SIZES = ("1M", "5M", "19M", "48M", "317M")
 REPLAY_STEPS = 5_000
 
 
-def processor() -> str:
-    """The processor's name, as /proc/cpuinfo tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def make_model(arguments: argparse.Namespace, **overrides: Any) -> Any:
+def make_model(arguments: argparse.Namespace) -> Any:
     """A PWM of the paper's networks with a replay buffer full of random steps, and no environment behind it."""
     import gymnasium as gym
     import numpy as np
@@ -63,7 +54,9 @@ def make_model(arguments: argparse.Namespace, **overrides: Any) -> Any:
         action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
     activations = {"mish": nn.Mish, "silu": nn.SiLU}
-    settings: dict[str, Any] = dict(
+    model = PWM(
+        "MlpPolicy",
+        Blank(),
         horizon=arguments.horizon,
         batch_size=arguments.batch,
         critic_epochs=arguments.critic_epochs,
@@ -79,7 +72,6 @@ def make_model(arguments: argparse.Namespace, **overrides: Any) -> Any:
             activation_fn=activations[arguments.activation],
         ),
     )
-    model = PWM("MlpPolicy", Blank(), **{**settings, **overrides})
     model.set_logger(Logger(folder=None, output_formats=[]))
     rng = np.random.default_rng(0)
     for step in range(REPLAY_STEPS):

@@ -199,7 +199,7 @@ def test_frozen_world_model():
 
 
 class Round(gym.Env):
-    """One reward of one after every step, always the same observation; every third step is an episode's last."""
+    """A reward of one after every step, the episode's progress as observation; every third step is its last."""
 
     observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -1,7 +1,7 @@
 """The speed benchmark measures what it says: its reference computes PWM's updates, its commands write results."""
 
 import argparse
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -16,10 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 @pytest.fixture
 def speed(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    specification = importlib.util.spec_from_file_location("speed", BENCHMARKS / "speed.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return importlib.import_module("speed")
 
 
 @pytest.mark.parametrize("terminations", [False, True])
