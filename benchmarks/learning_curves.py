@@ -170,8 +170,12 @@ class Run:
             return True
         before = json.loads(description.read_text())["hyperparameters"]
         now = {**resolve_hyperparams(self.algo, self.env)[0], **json.loads(self.hyperparams)}
-        # How long to train is the run's own setting.
-        return {**before, "n_timesteps": 0} == {**json.loads(json.dumps(now)), "n_timesteps": 0}
+
+        def of_learning(hyperparams: dict[str, Any]) -> dict[str, Any]:
+            # How long to train is the run's own setting; compilation changes nothing that is learned.
+            return {name: value for name, value in hyperparams.items() if name not in ("n_timesteps", "compile")}
+
+        return of_learning(before) == of_learning(json.loads(json.dumps(now)))
 
     def arguments(self) -> list[str]:
         """The command line of the ``run`` subcommand."""

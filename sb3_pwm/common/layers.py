@@ -13,6 +13,11 @@ from torch.autograd.function import once_differentiable
 INIT_STD = 0.02
 
 
+def at_least_float32(x: th.Tensor) -> th.Tensor:
+    """:param x: Any tensor. :return: The same, in single precision if it was in half: what is summed or compared."""
+    return x.float() if x.dtype in (th.bfloat16, th.float16) else x
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """
@@ -27,34 +32,36 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-class _CPUMish(th.autograd.Function):
-    """``x tanh(softplus(x))`` with one exponential e = exp(x): the tanh is ``(e^2 + 2e) / (e^2 + 2e + 2)``."""
+class _FastMish(th.autograd.Function):
+    """``x tanh(softplus(x))`` as ``x - 2 x / d`` with d = (exp(x) + 1)^2 + 1: one exponential, six passes."""
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
-        exp = x.clamp(max=20.0).exp_()  # beyond 20 the fraction is one in every precision
-        numerator = th.addcmul(2.0 * exp, exp, exp)
-        fraction = numerator.div_(numerator + 2.0)
-        ctx.save_for_backward(x, fraction)
-        return x * fraction
+        exp = x.clamp(max=20.0).exp_()  # beyond 20 the quotient is zero in every precision
+        d = exp + 1.0
+        d.mul_(d).add_(1.0)
+        ctx.save_for_backward(x, exp, d)
+        return th.addcdiv(x, x, d, value=-2.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
-        x, fraction = ctx.saved_tensors
-        slope = th.addcmul(th.ones_like(x), fraction, fraction, value=-1.0)
-        return slope.mul_(th.sigmoid(x)).mul_(x).add_(fraction).mul_(gradient)
+        x, exp, d = ctx.saved_tensors
+        # The slope is 1 + 2 (2 t - 1) / d with t = x exp (exp + 1) / d
+        t = th.addcmul(exp, exp, exp).mul_(x).div_(d)
+        t.mul_(2.0).sub_(1.0).div_(d)
+        return th.addcmul(gradient, gradient, t, value=2.0)
 
 
 class Mish(nn.Mish):
-    """``nn.Mish`` in less than half of its time on a CPU, where torch's kernel costs more than the layer before it."""
+    """``nn.Mish`` in a third of its time on a CPU, where torch's kernel costs more than the layer before it."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: Any shape. :return: The same shape."""
-        # A compiler fuses the plain form; half precision has no room for the squared exponential.
-        if x.device.type != "cpu" or x.dtype == th.float16 or th.compiler.is_compiling():
+        # The difference of x and 2 x / d cancels for negative x: too much of it in half precision.
+        if x.device.type != "cpu" or x.dtype not in (th.float32, th.float64):
             return super().forward(x)
-        return _CPUMish.apply(x)  # type: ignore[no-untyped-call]
+        return _FastMish.apply(x)  # type: ignore[no-untyped-call]
 
 
 def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
@@ -78,7 +85,7 @@ class SimNorm(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: ``(..., Z)``. :return: ``(..., Z)``, every group non-negative with sum one."""
-        groups = x.unflatten(-1, (-1, self.group_size))
+        groups = at_least_float32(x).unflatten(-1, (-1, self.group_size))
         return F.softmax(groups, dim=-1).flatten(-2)
 
     def extra_repr(self) -> str:
@@ -204,4 +211,4 @@ class EnsembleMLP(nn.Module):
         """:param x: ``(..., in_features)``. :return: ``(N, ...)``, one prediction per member."""
         batch_shape = x.shape[:-1]
         flat = x.reshape(1, -1, x.shape[-1]).expand(self.n_members, -1, -1)
-        return self.layers(flat).view(self.n_members, *batch_shape)
+        return at_least_float32(self.layers(flat)).view(self.n_members, *batch_shape)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sb3_pwm.world_model.model import WorldModel
 
@@ -57,6 +58,65 @@ def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> 
     return (gaussian - log_slope).sum(-1)
 
 
+class ImaginedStep(NamedTuple):
+    """What one step of a rollout gives, all ``(B, *)``."""
+
+    latents: th.Tensor
+    """``(B, Z)`` after the step"""
+    actions: th.Tensor
+    """``(B, A)`` in [-1, 1]"""
+    means: th.Tensor
+    """``(B, A)`` of the action before its tanh"""
+    log_stds: th.Tensor
+    """``(B, A)``"""
+
+
+def imagined_step(
+    world_model: WorldModel, policy: Policy, latents: th.Tensor, noise: th.Tensor, task: th.Tensor | None = None
+) -> ImaginedStep:
+    """
+    One step of the policy in the world model; the policy's input is detached.
+
+    :param world_model: The model.
+    :param policy: See :data:`Policy`.
+    :param latents: ``(B, Z)``.
+    :param noise: Standard normal ``(B, A)``.
+    :param task: Task indices ``(B,)`` of a multi-task model.
+    :return: The step.
+    """
+    mean, log_std = policy(latents.detach())
+    action = squashed_action(mean, log_std, noise)
+    return ImaginedStep(world_model.next(latents, action, task), action, mean, log_std)
+
+
+def checkpointed_step(
+    world_model: WorldModel, policy: Policy, latents: th.Tensor, noise: th.Tensor, task: th.Tensor | None = None
+) -> ImaginedStep:
+    """:func:`imagined_step` that keeps nothing but its inputs for the backward pass and computes the rest again."""
+    return checkpoint(imagined_step, world_model, policy, latents, noise, task, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def imagined_outcomes(
+    world_model: WorldModel,
+    latents: th.Tensor,
+    actions: th.Tensor,
+    task: th.Tensor | None = None,
+    termination: bool = False,
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Rewards and continuation probabilities along a rollout, all steps at once.
+
+    :param world_model: The model.
+    :param latents: ``(H + 1, B, Z)``.
+    :param actions: ``(H, B, A)``.
+    :param task: Task indices ``(B,)`` of a multi-task model.
+    :param termination: Whether the model's termination head is used; otherwise every step continues.
+    :return: Rewards and continuation probabilities, ``(H, B)`` each.
+    """
+    rewards = world_model.reward(latents[:-1], actions, task)
+    return rewards, world_model.continuation(latents[1:], task) if termination else th.ones_like(rewards)
+
+
 def imagine(
     world_model: WorldModel,
     policy: Policy,
@@ -64,6 +124,8 @@ def imagine(
     noise: th.Tensor,
     task: th.Tensor | None = None,
     termination: bool = False,
+    step: Callable[..., ImaginedStep] = imagined_step,
+    outcomes: Callable[..., tuple[th.Tensor, th.Tensor]] = imagined_outcomes,
 ) -> LatentRollout:
     """
     Roll the policy out in the world model.
@@ -77,22 +139,18 @@ def imagine(
     :param noise: Standard normal ``(H, B, A)``; its first dimension is the horizon.
     :param task: Task indices ``(B,)`` of a multi-task model.
     :param termination: Whether the model's termination head is used; otherwise every step continues.
+    :param step: :func:`imagined_step`, or a compiled or checkpointed form of it.
+    :param outcomes: :func:`imagined_outcomes`, or a compiled form of it.
     :return: The rollout.
     """
-    states, actions, means, log_stds = [latents], [], [], []
+    steps: list[ImaginedStep] = []
     for step_noise in noise:
-        mean, log_std = policy(states[-1].detach())
-        action = squashed_action(mean, log_std, step_noise)
-        states.append(world_model.next(states[-1], action, task))
-        actions.append(action)
-        means.append(mean)
-        log_stds.append(log_std)
-    stacked, stacked_actions = th.stack(states), th.stack(actions)
+        steps.append(step(world_model, policy, steps[-1].latents if steps else latents, step_noise, task))
+    after, actions, means, log_stds = (th.stack(column) for column in zip(*steps, strict=True))
+    stacked = th.cat([latents.unsqueeze(0), after])
     # Whatever needs no step before it is evaluated for all steps at once: a rollout is bound by the number of kernels.
-    rewards = world_model.reward(stacked[:-1], stacked_actions, task)
-    continues = world_model.continuation(stacked[1:], task) if termination else th.ones_like(rewards)
-    log_probs = squashed_log_prob(th.stack(means), th.stack(log_stds), noise)
-    return LatentRollout(stacked, stacked_actions, rewards, continues, log_probs)
+    rewards, continues = outcomes(world_model, stacked, actions, task, termination)
+    return LatentRollout(stacked, actions, rewards, continues, squashed_log_prob(means, log_stds, noise))
 
 
 def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:

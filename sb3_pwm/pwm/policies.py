@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_pwm.common.keywords import reject_unknown_keywords
-from sb3_pwm.common.layers import EnsembleMLP, mlp
+from sb3_pwm.common.layers import EnsembleMLP, at_least_float32, mlp
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.pwm.imagination import squashed_action
 from sb3_pwm.world_model.model import ACTIVATIONS, WorldModel, WorldModelConfig
@@ -48,7 +48,7 @@ class Actor(nn.Module):
 
     def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
-        mean = self.mean(latents)
+        mean = at_least_float32(self.mean(latents))
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
 
 

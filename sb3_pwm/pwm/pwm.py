@@ -1,10 +1,10 @@
 """PWM: policy learning with a world model, as a Stable-Baselines3 algorithm."""
 
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import torch as th
@@ -14,22 +14,51 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    Schedule,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update, update_learning_rate
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_pwm.common.compilation import Compiler
 from sb3_pwm.common.keywords import reject_unknown_keywords
 from sb3_pwm.common.layers import frozen
+from sb3_pwm.common.memory import explain_out_of_memory
+from sb3_pwm.common.vec_env import BusyWhileStepping
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.buffers import SequenceReplayBuffer
-from sb3_pwm.pwm.imagination import critic_loss, discount_weights, imagine, imagined_return, td_lambda_returns
+from sb3_pwm.pwm.imagination import (
+    LatentRollout,
+    checkpointed_step,
+    critic_loss,
+    discount_weights,
+    imagine,
+    imagined_outcomes,
+    imagined_return,
+    imagined_step,
+    td_lambda_returns,
+)
 from sb3_pwm.pwm.policies import MlpPolicy, PWMPolicy
-from sb3_pwm.world_model.losses import world_model_loss
+from sb3_pwm.world_model.losses import WorldModelLoss, prediction_errors, world_model_loss
+from sb3_pwm.world_model.model import WorldModel
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
 
 ACTOR_CLIP, CRITIC_CLIP, WORLD_MODEL_CLIP = 1.0, 100.0, 20.0
 # The imagined gradient saturates a tanh within hundreds of updates: the coefficient must be faster than the actor.
 ENT_COEF_LEARNING_RATE = 3e-3
+# The longest horizon that is compiled as one unrolled graph.
+LONGEST_UNROLLED = 4
+AUTO_COMPILE = {"unrolled": 40_000, "parts": 5_000}
+"""
+Number of planned updates from which on ``compile="auto"`` compiles, from measurements on a CPU (docs/speed.md).
+Unrolled: 100 s of compilation against 3.5 ms per update; parts: 20 s against a fifteenth of an update's 30 to 800 ms.
+"""
 
 
 class UnsupportedSpaceError(AssertionError, ValueError):
@@ -81,9 +110,17 @@ class PWM(OffPolicyAlgorithm):
     :param stats_window_size: Window of the rollout statistics, in episodes.
     :param tensorboard_log: Folder of TensorBoard logs.
     :param policy_kwargs: See :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
-    :param compile: Whether losses, rollouts and critics pass through ``torch.compile``: a few minutes of compilation
-        once per machine and network size (torch caches it), then about 1.7 times the updates per second on a CPU. Needs
-        a C++ compiler; without one there is a warning and nothing is compiled.
+    :param precision: ``"float32"``, or ``"bfloat16"``: the networks' products in bfloat16 (``torch.autocast``), losses,
+        parameters and latents in single precision. For GPUs, and for CPUs with AVX512-BF16 or AMX; others are slower.
+    :param compile: Whether the update passes through ``torch.compile``; ``"auto"``: if ``learn`` is to do so many
+        updates that the minutes of compilation pay, see :data:`AUTO_COMPILE`. Up to a horizon of 4 whole losses and
+        rollouts are compiled, beyond it their parts, since a graph unrolled over 16 steps takes too long. Needs a C++
+        compiler; without one there is a warning and nothing is compiled.
+    :param checkpoint_rollout: Whether the rollout keeps only its latents and computes the rest again in the backward
+        pass: a third more arithmetic in the rollout for memory that hardly grows with the horizon.
+    :param overlap: Whether updates are computed while environments in processes of their own (``SubprocVecEnv``) take
+        their next step. The policy then acts on the parameters before the last updates; with other environments there
+        is nothing to overlap.
     :param verbose: 0: silent, 1: information, 2: debug.
     :param seed: Seed of all generators.
     :param device: Device of the networks.
@@ -130,7 +167,10 @@ class PWM(OffPolicyAlgorithm):
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
-        compile: bool = False,
+        precision: str = "float32",
+        compile: bool | str = "auto",
+        checkpoint_rollout: bool = False,
+        overlap: bool = True,
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
@@ -173,13 +213,19 @@ class PWM(OffPolicyAlgorithm):
         self.replay_critic_coef = replay_critic_coef
         self.replay_critic_horizon = replay_critic_horizon
         self.world_model_steps = world_model_steps
+        self.precision = precision
         self.compile = compile
+        self.checkpoint_rollout = checkpoint_rollout
+        self.overlap = overlap
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.log_ent_coef: th.Tensor | None = None
         self.ent_coef_optimizer: th.optim.Optimizer | None = None
         # The termination head is trained and used from the first termination on; most tasks only truncate.
         self._terminations_seen = False
+        # Updates that wait for the environments' next step: their number and the batch size
+        self._deferring = False
+        self._deferred: tuple[int, int] | None = None
         self._n_updates_at_start = 0
 
         if _init_setup_model:
@@ -187,12 +233,16 @@ class PWM(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
-        super()._setup_model()
+        with explain_out_of_memory(f"a world model of {self.policy_kwargs}", "Choose a smaller world_model_size."):
+            super()._setup_model()
         self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = as_schedule(self.world_model_learning_rate, "world_model_learning_rate")
         if self.target_entropy == "auto":
             self.target_entropy = -0.25 * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
-        self._world_model_loss, self._imagine = world_model_loss, imagine
+        self._world_model_loss: Callable[..., WorldModelLoss] = world_model_loss
+        self._imagine: Callable[..., LatentRollout] = (
+            partial(imagine, step=checkpointed_step) if self.checkpoint_rollout else imagine
+        )
         self._critic: Callable[[th.Tensor], th.Tensor] = self.policy.critic
         self._critic_target: Callable[[th.Tensor], th.Tensor] = self.policy.critic_target
         self._compiled = False
@@ -221,6 +271,10 @@ class PWM(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
         if not (np.isfinite(self.replay_critic_coef) and self.replay_critic_coef >= 0.0):
             raise ValueError(f"replay_critic_coef must be a float of at least 0, got {self.replay_critic_coef!r}.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f'compile must be True, False or "auto", got {self.compile!r}.')
         per_env = max(self.buffer_size // self.n_envs, 1)
         for name in ("horizon", "replay_critic_horizon") if self.replay_critic_coef > 0.0 else ("horizon",):
             steps = getattr(self, name)
@@ -250,40 +304,77 @@ class PWM(OffPolicyAlgorithm):
         :param gradient_steps: Number of updates.
         :param batch_size: Number of replayed sequences and of imagined rollouts in each.
         :raises ValueError: If a loss or gradient is not finite; the message names it and the step.
+        :raises MemoryError: If an update does not fit into memory; the message names what to lower.
         """
+        if self._deferring:
+            self._deferred = (gradient_steps, batch_size)
+            return
         assert self.replay_buffer is not None
         if self.replay_buffer.size() * self.n_envs < self.learning_starts:
             return  # A model that was loaded without its replay buffer collects first.
-        if self.compile and not self._compiled:
+        if not self._compiled and self._wants_compilation():
             self._compile()
         self.policy.set_training_mode(True)
         self._update_learning_rates()
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
 
-        for _ in range(gradient_steps):
-            # At least once even when the world model is frozen: rollouts start from replayed states
-            for _ in range(max(self.world_model_steps, 1)):
-                batch = self._sample(batch_size, self.horizon)
-                if self.world_model_steps > 0:
-                    self._update_world_model(batch, metrics)
-            self._update_actor_and_critics(batch, metrics)
-            self._n_updates += 1
+        advice = (
+            f"Lower batch_size (now {batch_size}), horizon (now {self.horizon}) or policy_kwargs' world_model_size, "
+            "raise critic_minibatches, set checkpoint_rollout=True, or keep the replay buffer on the host with "
+            'replay_buffer_kwargs=dict(storage="host").'
+        )
+        with explain_out_of_memory(f"an update on {self.device}", advice):
+            for _ in range(gradient_steps):
+                # At least once even when the world model is frozen: rollouts start from replayed states
+                for _ in range(max(self.world_model_steps, 1)):
+                    batch = self._sample(batch_size, self.horizon)
+                    if self.world_model_steps > 0:
+                        self._update_world_model(batch, metrics)
+                self._update_actor_and_critics(batch, metrics)
+                self._n_updates += 1
 
-        for name, values in metrics.items():
-            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        # One transfer for all of them, after the last update: nothing before it waits for the device.
+        means = th.stack([th.stack(values).mean() for values in metrics.values()]).tolist()
+        for name, mean in zip(metrics, means, strict=True):
+            if not np.isfinite(mean):
+                self._raise_not_finite(f"train/{name}")
+            self.logger.record(f"train/{name}", mean)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _wants_compilation(self) -> bool:
+        """Whether to compile the update; ``"auto"`` goes by the number of updates that ``learn`` was asked for."""
+        if self.compile != "auto":
+            return bool(self.compile)
+        assert isinstance(self.train_freq, TrainFreq)
+        steps = self._total_timesteps - self.num_timesteps
+        if self.gradient_steps < 0:
+            updates = float(steps)
+        elif self.train_freq.unit == TrainFrequencyUnit.STEP:
+            updates = steps / (self.n_envs * self.train_freq.frequency) * self.gradient_steps
+        else:
+            updates = 0.0  # the length of episodes is not known
+        return updates >= AUTO_COMPILE["unrolled" if self.horizon <= LONGEST_UNROLLED else "parts"]
 
     def _compile(self) -> None:
         """Compile what an update spends its time in; not before the first, since a model that only acts needs none."""
         self._compiled = True
-        if not compiler_works(self.device):
-            return
         if self.verbose >= 1:
             print("The first updates compile the networks: up to a few minutes, once per machine and network size")
-        self._world_model_loss, self._imagine, self._critic, self._critic_target = (
-            th.compile(part, dynamic=False)
-            for part in (world_model_loss, imagine, self.policy.critic, self.policy.critic_target)
-        )
+        compiler = Compiler()
+        self._critic, self._critic_target = compiler(self.policy.critic), compiler(self.policy.critic_target)
+        if self.horizon <= LONGEST_UNROLLED and not self.checkpoint_rollout:
+            self._imagine, self._world_model_loss = compiler(imagine), compiler(world_model_loss)
+        elif self.device.type != "cpu":
+            # On a CPU these gain nothing (docs/speed.md); a GPU is given fewer kernels to launch.
+            step = checkpointed_step if self.checkpoint_rollout else compiler(imagined_step)
+            self._imagine = partial(imagine, step=step, outcomes=compiler(imagined_outcomes))
+            self._world_model_loss = partial(
+                world_model_loss, step=compiler(WorldModel.next), errors=compiler(prediction_errors)
+            )
+
+    def _autocast(self) -> th.autocast:
+        """Context of the forward passes, see ``precision``."""
+        return th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bfloat16")
 
     def _sample(self, batch_size: int, horizon: int) -> SequenceBatch:
         """Replayed sequences whose observations have passed the policy's preprocessing and feature extractor."""
@@ -295,8 +386,10 @@ class PWM(OffPolicyAlgorithm):
 
     def _update_world_model(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy = self.policy
-        loss = self._world_model_loss(policy.world_model, batch, self.rho, termination=self._terminations_seen)
-        self._step(policy.world_model_optimizer, loss.total, WORLD_MODEL_CLIP, "world_model")
+        with self._autocast():
+            loss = self._world_model_loss(policy.world_model, batch, self.rho, termination=self._terminations_seen)
+        grad_norm = self._step(policy.world_model_optimizer, loss.total, WORLD_MODEL_CLIP, "world_model")
+        metrics["world_model_grad_norm"].append(grad_norm)
         policy.reward_scale.update((batch.rewards**2).mean().sqrt())
         metrics["world_model_loss"].append(loss.total.detach())
         metrics["dynamics_loss"].append(loss.dynamics.detach())
@@ -306,15 +399,18 @@ class PWM(OffPolicyAlgorithm):
 
     def _update_actor_and_critics(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy, gamma = self.policy, self.gamma
-        with th.no_grad():
+        with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), policy.world_model.config.action_dim, device=self.device)
 
         # Rollout and its value; rewards and values in units of the reward scale
         with frozen(policy.world_model):
-            rollout = self._imagine(policy.world_model, policy.actor, start, noise, batch.task, self._terminations_seen)
+            with self._autocast():
+                rollout = self._imagine(
+                    policy.world_model, policy.actor, start, noise, batch.task, self._terminations_seen
+                )
+                final_values = self._critic_target(rollout.latents[-1]).amin(0)  # (B,)
             rewards = rollout.rewards / policy.reward_scale.value
-            final_values = self._critic_target(rollout.latents[-1]).amin(0)  # (B,)
             returns = imagined_return(rewards, rollout.continues, final_values, gamma)
             weights = discount_weights(rollout.continues.detach(), 1.0)[:-1]  # (H, B)
             log_prob = (weights * rollout.log_probs).mean()
@@ -326,7 +422,7 @@ class PWM(OffPolicyAlgorithm):
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
 
         # Critics: TD(lambda) targets of the same rollout, and of replayed sequences
-        with th.no_grad():
+        with th.no_grad(), self._autocast():
             between = self._critic_target(rollout.latents[1:-1]).amin(0)  # (H - 1, B)
             next_values = th.cat([between, final_values.unsqueeze(0)])
             targets = td_lambda_returns(rewards, rollout.continues, next_values, gamma, self.td_lambda)
@@ -341,9 +437,11 @@ class PWM(OffPolicyAlgorithm):
         for _ in range(self.critic_epochs):
             order = th.randperm(len(states), device=self.device)
             for part in order.chunk(self.critic_minibatches):
-                values = self._critic(states[part])  # (N, M)
+                with self._autocast():
+                    values = self._critic(states[part])  # (N, M)
                 loss = critic_loss(values, targets[part], weights[part])
-                self._step(policy.critic_optimizer, loss, CRITIC_CLIP, "critic")
+                grad_norm = self._step(policy.critic_optimizer, loss, CRITIC_CLIP, "critic")
+                metrics["critic_grad_norm"].append(grad_norm)
                 metrics["critic_loss"].append(loss.detach())
         polyak_update(policy.critic.parameters(), policy.critic_target.parameters(), self.tau)
 
@@ -359,9 +457,10 @@ class PWM(OffPolicyAlgorithm):
         """Latents ``(M, Z)`` of about that many replayed steps, their TD(lambda) targets and masks, ``(M,)`` each."""
         policy = self.policy
         batch = self._sample(max(n_states // self.replay_critic_horizon, 1), self.replay_critic_horizon)
-        latents = policy.world_model.encode(batch.observations, batch.task)
+        with self._autocast():
+            latents = policy.world_model.encode(batch.observations, batch.task)
+            next_values = self._critic_target(latents[1:]).amin(0)
         rewards = batch.rewards / policy.reward_scale.value
-        next_values = self._critic_target(latents[1:]).amin(0)
         # No target reaches beyond its episode: a truncated one bootstraps from its last observation.
         same_episode = th.cat([batch.mask[1:], th.ones_like(batch.mask[:1])])
         lambdas = self.td_lambda * same_episode
@@ -386,13 +485,17 @@ class PWM(OffPolicyAlgorithm):
         # Without `inputs` the frozen networks that the loss passes through would collect gradients too.
         loss.backward(inputs=parameters)
         norm = th.nn.utils.clip_grad_norm_(parameters, clip)
-        if not th.isfinite(norm):
-            raise ValueError(
-                f"The gradient of the {name} loss is not finite (loss {loss.item():g}) at step {self.num_timesteps}, "
-                f"update {self._n_updates}: lower its learning rate, or check the scale of observations and rewards."
-            )
+        # Elsewhere the check would wait for the device: train() makes it once, after its updates.
+        if self.device.type == "cpu" and not th.isfinite(norm):
+            self._raise_not_finite(f"The gradient of the {name} loss")
         optimizer.step()
         return norm
+
+    def _raise_not_finite(self, quantity: str) -> NoReturn:
+        raise ValueError(
+            f"{quantity} is not finite at step {self.num_timesteps}, update {self._n_updates}: "
+            "lower the learning rates, or check the scale of observations and rewards."
+        )
 
     def _update_learning_rates(self) -> None:
         policy = self.policy
@@ -456,8 +559,33 @@ class PWM(OffPolicyAlgorithm):
         :param progress_bar: Whether to show a progress bar.
         :return: The model.
         """
-        self._n_updates_at_start = self._n_updates
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._n_updates_at_start, self._deferred = self._n_updates, None
+        assert self.env is not None
+        self._deferring = self.overlap and isinstance(self.env.unwrapped, SubprocVecEnv)
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._deferring = False
+        self._train_deferred()
+        return self
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's; with ``overlap``, the updates that are due are made while the environments take the first step."""
+        if self._deferred is not None:
+            env = BusyWhileStepping(env, self._train_deferred)
+        return super().collect_rollouts(env, *args, **kwargs)
+
+    def _train_deferred(self) -> None:
+        """Make the updates that :meth:`train` was asked for and put off, if any."""
+        if self._deferred is None:
+            return
+        (gradient_steps, batch_size), self._deferred = self._deferred, None
+        deferring, self._deferring = self._deferring, False
+        try:
+            self.train(gradient_steps, batch_size)
+        finally:
+            self._deferring = deferring
+            self.policy.set_training_mode(False)
 
     def dump_logs(self) -> None:
         """Add the update rate to what SB3 logs."""
@@ -473,6 +601,8 @@ class PWM(OffPolicyAlgorithm):
             "_critic",
             "_critic_target",
             "_compiled",
+            "_deferring",
+            "_deferred",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -480,20 +610,6 @@ class PWM(OffPolicyAlgorithm):
         if self.ent_coef_optimizer is None:
             return state_dicts, []
         return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
-
-
-def compiler_works(device: th.device) -> bool:
-    """
-    :param device: Device to compile for.
-    :return: Whether ``torch.compile`` works here; if not, a warning says why.
-    """
-    try:
-        th.compile(th.nn.Softplus())(th.ones(8, device=device))
-    except Exception as error:  # the backends raise many kinds: no compiler, no headers, an unsupported platform
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"compile=True has no effect, torch.compile does not work here: {reason}", stacklevel=2)
-        return False
-    return True
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch as th
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from sb3_pwm.common.files import replacing
 
 if TYPE_CHECKING:
     from sb3_pwm.world_model.model import WorldModel
@@ -24,21 +24,10 @@ def save_world_model(world_model: "WorldModel", path: str | Path) -> None:
     :param world_model: The model.
     :param path: Where to write it; folders are made as needed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in world_model.state_dict().items()}
     data = save(tensors, metadata={CONFIG_KEY: json.dumps(dataclasses.asdict(world_model.config))})
-    # In the same folder, so that the rename is one step of one file system; mkstemp would make it its owner's only
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(data)
 
 
 def load_world_model(path: str | Path, device: th.device | str = "cpu") -> "WorldModel":

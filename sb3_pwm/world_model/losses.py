@@ -1,5 +1,6 @@
 """The world-model loss over sequences of real experience (PWM equation 4; TD-MPC2 equation 3 without the critic)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch as th
@@ -18,6 +19,30 @@ class WorldModelLoss(NamedTuple):
     termination: th.Tensor
 
 
+def prediction_errors(
+    world_model: WorldModel, latents: th.Tensor, targets: th.Tensor, batch: SequenceBatch, termination: bool = True
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    Errors of every step of an open-loop prediction, unweighted and unmasked.
+
+    :param world_model: The model.
+    :param latents: Predicted latents ``(H + 1, B, Z)``, the first one encoded.
+    :param targets: True latents ``(H, B, Z)`` of the steps' next observations.
+    :param batch: The sequences.
+    :param termination: Whether to evaluate the termination head; without effect if the model has none.
+    :return: Of the latent (squared, mean over its dimensions), of the reward (the head's loss) and of the termination
+        (binary cross-entropy; zero without the head), ``(H, B)`` each.
+    """
+    dynamics = ((latents[1:] - targets) ** 2).mean(-1)
+    logits = world_model.reward_logits(latents[:-1], batch.actions, batch.task)
+    reward = world_model.reward_loss(logits, batch.rewards)
+    if not termination or world_model.termination_network is None:
+        return dynamics, reward, th.zeros_like(reward)
+    termination_logits = world_model.termination_logits(latents[1:], batch.task)
+    error = F.binary_cross_entropy_with_logits(termination_logits, batch.terminations, reduction="none")
+    return dynamics, reward, error
+
+
 def world_model_loss(
     world_model: WorldModel,
     batch: SequenceBatch,
@@ -26,6 +51,8 @@ def world_model_loss(
     reward_coef: float = 0.1,
     termination_coef: float = 1.0,
     termination: bool = True,
+    step: Callable[..., th.Tensor] = WorldModel.next,
+    errors: Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor]] = prediction_errors,
 ) -> WorldModelLoss:
     """
     Open-loop prediction error of latent, reward and termination along each sequence.
@@ -40,31 +67,19 @@ def world_model_loss(
     :param reward_coef: Coefficient of the reward's loss.
     :param termination_coef: Coefficient of the termination's binary cross-entropy.
     :param termination: Whether to train the termination head; without effect if the model has none.
+    :param step: :meth:`WorldModel.next`, or a compiled form of it.
+    :param errors: :func:`prediction_errors`, or a compiled form of it.
     :return: The loss and its parts, each a weighted sum over the steps divided by H, averaged over the batch.
     """
-    horizon = batch.actions.shape[0]
     with th.no_grad():
         targets = world_model.encode(batch.observations[1:], batch.task)  # (H, B, Z)
     latents = [world_model.encode(batch.observations[0], batch.task)]
-    for t in range(horizon):
-        latents.append(world_model.next(latents[-1], batch.actions[t], batch.task))
-    before, after = th.stack(latents[:-1]), th.stack(latents[1:])  # (H, B, Z)
+    for actions in batch.actions:
+        latents.append(step(world_model, latents[-1], actions, batch.task))
+    step_errors = errors(world_model, th.stack(latents), targets, batch, termination)
 
+    horizon, batch_size = batch.mask.shape
     weights = batch.mask * rho ** th.arange(horizon, device=batch.mask.device, dtype=batch.mask.dtype).unsqueeze(-1)
-    normaliser = horizon * batch.mask.shape[1]
-
-    def weighted(error: th.Tensor) -> th.Tensor:
-        return (weights * error).sum() / normaliser
-
-    dynamics = weighted(((after - targets) ** 2).mean(-1))
-    logits = world_model.reward_logits(before, batch.actions, batch.task)
-    reward = weighted(world_model.reward_loss(logits, batch.rewards))
-    total = dynamics_coef * dynamics + reward_coef * reward
-    termination_error = th.zeros_like(total)
-    if termination and world_model.termination_network is not None:
-        termination_logits = world_model.termination_logits(after, batch.task)
-        termination_error = weighted(
-            F.binary_cross_entropy_with_logits(termination_logits, batch.terminations, reduction="none")
-        )
-        total = total + termination_coef * termination_error
+    dynamics, reward, termination_error = ((weights * error).sum() / (horizon * batch_size) for error in step_errors)
+    total = dynamics_coef * dynamics + reward_coef * reward + termination_coef * termination_error
     return WorldModelLoss(total, dynamics, reward, termination_error)

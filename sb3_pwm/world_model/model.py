@@ -10,7 +10,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_pwm.common.layers import SimNorm, mlp
+from sb3_pwm.common.layers import SimNorm, at_least_float32, mlp
 from sb3_pwm.world_model.checkpoint import load_world_model, save_world_model
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
         :param task: See the class.
         :return: ``(..., num_bins)`` logits of the two-hot head, or ``(..., 1)`` of the scalar head.
         """
-        return self.reward_network(self._join([latents, actions], task))
+        return at_least_float32(self.reward_network(self._join([latents, actions], task)))
 
     def reward(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
@@ -207,7 +207,7 @@ class WorldModel(nn.Module):
             raise RuntimeError(
                 "This world model has no termination head: build it with WorldModelConfig(termination=True)."
             )
-        return self.termination_network(self._join([latents], task)).squeeze(-1)
+        return at_least_float32(self.termination_network(self._join([latents], task))).squeeze(-1)
 
     def continuation(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
         """

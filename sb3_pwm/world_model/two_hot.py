@@ -40,7 +40,8 @@ def two_hot_decode(logits: th.Tensor, low: float, high: float) -> th.Tensor:
     :return: ``(...)``, in the scalar's own units: symexp of the expected bin centre.
     """
     bins = th.linspace(low, high, logits.shape[-1], device=logits.device, dtype=logits.dtype)
-    return symexp(F.softmax(logits, dim=-1) @ bins)
+    # Not a matrix product, which autocast would take in half precision
+    return symexp((F.softmax(logits, dim=-1) * bins).sum(-1))
 
 
 def two_hot_cross_entropy(logits: th.Tensor, x: th.Tensor, low: float, high: float) -> th.Tensor:
