@@ -66,6 +66,8 @@ def make_model(arguments: argparse.Namespace) -> Any:
         seed=0,
         device=arguments.device,
         compile=arguments.compile,
+        precision=arguments.precision,
+        checkpoint_rollout=arguments.checkpoint_rollout,
         policy_kwargs=dict(
             world_model_size=arguments.size,
             net_arch=dict(pi=[400, 200, 100], vf=[400, 200]),
@@ -184,6 +186,8 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
         "critic_epochs": arguments.critic_epochs,
         "critic_minibatches": arguments.critic_minibatches,
         "activation": arguments.activation,
+        "precision": arguments.precision,
+        "checkpoint_rollout": arguments.checkpoint_rollout,
         "compile": arguments.compile,
         "compile_seconds": compile_seconds,
         "matrix_product_gflops": rate / 1e9,
@@ -243,13 +247,14 @@ def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
         env,
         seed=0,
         gradient_steps=-1,
+        overlap=arguments.overlap,
         compile=arguments.compile,
         device=arguments.device,
         buffer_size=100_000,
     )
     model.learn(model.learning_starts + 5 * n_envs)  # warm: storage allocated, networks compiled
     watch = Stopwatch(arguments.device)
-    watch.watch(model.get_env(), "step", "environment")
+    watch.watch(model.get_env(), "step_wait", "environment")
     watch.watch(model.policy, "predict", "acting")
     watch.watch(model.replay_buffer, "add", "buffer: add")
     watch.watch(model.replay_buffer, "sample_sequences", "buffer: sample")
@@ -264,6 +269,7 @@ def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
         "env": arguments.env,
         "n_envs": n_envs,
         "subprocesses": arguments.subprocesses,
+        "overlap": arguments.overlap,
         "compile": arguments.compile,
         "steps_per_second": steps / seconds,
         "milliseconds_per_step": 1e3 * seconds / steps,
@@ -295,7 +301,8 @@ def write(out: Path, name: str, arguments: argparse.Namespace, results: list[dic
         "results": results,
     }
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}-{arguments.device}.json"
+    path = out / "-".join(part for part in (name, arguments.device, arguments.tag) if part)
+    path = path.with_suffix(".json")
     path.write_text(json.dumps(description, indent=1) + "\n")
     print(f"Written: {path}")
 
@@ -312,6 +319,9 @@ def command_updates(arguments: argparse.Namespace) -> None:
         options += ["--rounds", str(arguments.rounds), "--repeats", str(arguments.repeats)]
         options += ["--threads", str(arguments.threads)]
         options += ["--compile"] if compiled == "yes" else []
+        options += ["--precision", arguments.precision]
+        options += ["--checkpoint-rollout"] if arguments.checkpoint_rollout else []
+        options += [] if arguments.plain else ["--no-plain"]
         results.append(in_own_process(options))
         print(updates_row(results[-1]), flush=True)
     write(arguments.out, "updates", arguments, results)
@@ -324,23 +334,30 @@ def command_learn(arguments: argparse.Namespace) -> None:
         options += ["--device", arguments.device, "--threads", str(arguments.threads)]
         options += ["--compile"] if compiled == "yes" else []
         options += ["--subprocesses"] if arguments.subprocesses else []
+        options += [] if arguments.overlap else ["--no-overlap"]
         results.append(in_own_process(options))
         print(learn_row(results[-1]), flush=True)
     write(arguments.out, "learn", arguments, results)
 
 
 UPDATES_HEAD = (
-    "| size | batch | H | compiled | extraction update | plain | speed-up | world-model update | plain | speed-up "
-    "| of the matrix-product rate | peak memory (both) |\n|" + "---|" * 12
+    "| size | batch | H | options | extraction update | plain | speed-up | world-model update | plain | speed-up "
+    "| of the matrix-product rate | peak memory |\n|" + "---|" * 12
 )
 
 
 def updates_row(result: dict[str, Any]) -> str:
     """One line of the table of updates."""
-    cells = [result["size"], result["batch"], result["horizon"], "yes" if result["compile"] else "no"]
+    options = ["compiled"] if result["compile"] else []
+    options += ["bfloat16"] if result["precision"] == "bfloat16" else []
+    options += ["checkpointed"] if result["checkpoint_rollout"] else []
+    cells = [result["size"], result["batch"], result["horizon"], ", ".join(options) or "-"]
     for name in ("extraction", "world_model"):
-        cells += [f"{result[f'{name}_ms']:.1f} ms", f"{result[f'plain_{name}_ms']:.1f} ms"]
-        cells += [f"**{result[f'{name}_speedup']:.2f}**"]
+        cells += [f"{result[f'{name}_ms']:.1f} ms"]
+        if f"plain_{name}_ms" in result:
+            cells += [f"{result[f'plain_{name}_ms']:.1f} ms", f"**{result[f'{name}_speedup']:.2f}**"]
+        else:
+            cells += ["-", "-"]
     cells += [f"{result['extraction_of_matrix_product_rate']:.0%} of {result['matrix_product_gflops']:.0f} GFLOP/s"]
     cells += [f"{result['peak_memory_mib']:.0f} MiB"]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
@@ -355,12 +372,15 @@ PARTS = (
     "actor and critics",
     "everything else",
 )
-LEARN_HEAD = "| env | environments | compiled | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
+LEARN_HEAD = "| env | environments | options | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
 
 
 def learn_row(result: dict[str, Any]) -> str:
     """One line of the table of ``learn()``."""
-    cells = [result["env"], result["n_envs"], "yes" if result["compile"] else "no", f"{result['steps_per_second']:.1f}"]
+    options = ["compiled"] if result["compile"] else []
+    if result["subprocesses"]:
+        options += ["subprocesses", "overlapped" if result["overlap"] else "not overlapped"]
+    cells = [result["env"], result["n_envs"], ", ".join(options) or "-", f"{result['steps_per_second']:.1f}"]
     cells += [f"{result['shares'].get(part, 0.0):.0%}" for part in PARTS]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -389,6 +409,8 @@ def command_plot(arguments: argparse.Namespace) -> None:
             for result in content["results"]:
                 label = "compiled" if result["compile"] else "PWM"
                 lines[(result["size"], label)].append((result["batch"], result[f"{name}_ms"]))
+                if "plain_extraction_ms" not in result:
+                    continue
                 if not result["compile"] or not any(not r["compile"] for r in content["results"]):
                     lines[(result["size"], "plain reference")].append((result["batch"], result[f"plain_{name}_ms"]))
             styles = {"compiled": "-", "PWM": "--", "plain reference": ":"}
@@ -421,6 +443,9 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--critic-epochs", type=int, default=8, help="the paper: 8")
         command.add_argument("--critic-minibatches", type=int, default=4, help="the paper: 4")
         command.add_argument("--activation", choices=("mish", "silu"), default="mish")
+        command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+        command.add_argument("--checkpoint-rollout", action="store_true", help="keep only the rollout's latents")
+        command.add_argument("--no-plain", dest="plain", action="store_false", help="without the plain reference")
         command.add_argument("--rounds", type=int, default=5, help="turns of PWM and the reference")
         command.add_argument("--repeats", type=int, default=1, help="updates in a turn")
 
@@ -429,6 +454,7 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--env", default="Cheetah-run")
         command.add_argument("--steps", type=int, default=1000)
         command.add_argument("--subprocesses", action="store_true", help="environments in processes of their own")
+        command.add_argument("--no-overlap", dest="overlap", action="store_false", help="updates wait for environments")
 
     updates = commands.add_parser("updates", help="milliseconds per update, against a plain reference")
     add_update_options(updates)
@@ -436,12 +462,14 @@ def parse_arguments() -> argparse.Namespace:
     updates.add_argument("--batches", nargs="+", type=int, default=[64, 256])
     updates.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no", "yes"])
     updates.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    updates.add_argument("--tag", default="", help="part of the file's name, to keep several grids")
 
     learn = commands.add_parser("learn", help="steps per second of learn(), and where the time goes")
     add_learn_options(learn)
     learn.add_argument("--envs", nargs="+", type=int, default=[1, 4, 16])
     learn.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no"])
     learn.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    learn.add_argument("--tag", default="", help="part of the file's name")
 
     for name, help_text in (("plot", "pictures of the JSON files"), ("table", "Markdown tables of the JSON files")):
         command = commands.add_parser(name, help=help_text)
@@ -454,7 +482,6 @@ def parse_arguments() -> argparse.Namespace:
     one_update.add_argument("--size", choices=SIZES, required=True)
     one_update.add_argument("--batch", type=int, required=True)
     one_update.add_argument("--compile", action="store_true")
-    one_update.add_argument("--no-plain", dest="plain", action="store_false")
     one_learn = kinds.add_parser("learn")
     add_learn_options(one_learn)
     one_learn.add_argument("--n-envs", type=int, required=True)

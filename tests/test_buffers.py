@@ -1,7 +1,11 @@
 """The sequence buffer against brute force."""
 
+import pickle
+
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -130,3 +134,51 @@ def test_normalises_with_vec_normalize():
 def test_refuses_what_loses_terminal_observations(argument):
     with pytest.raises(ValueError, match=next(iter(argument))):
         SequenceReplayBuffer(100, OBSERVATIONS, ACTIONS, device="cpu", **argument)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("n_steps", [30, 95])  # not full, wrapped around twice
+def test_device_storage_samples_what_host_storage_does(n_steps, normalised, tmp_path):
+    class Blank(gym.Env):
+        observation_space, action_space = OBSERVATIONS, ACTIONS
+
+    statistics = None
+    if normalised:
+        statistics = VecNormalize(DummyVecEnv([Blank, Blank]), clip_obs=2.0, clip_reward=0.5)
+        statistics.obs_rms.mean, statistics.obs_rms.var = np.array([5.0, 0.5]), np.array([30.0, 0.2])
+        statistics.ret_rms.var = 4.0
+    batches = []
+    for storage in ("host", "device"):
+        buffer = SequenceReplayBuffer(80, OBSERVATIONS, ACTIONS, device="cpu", n_envs=2, storage=storage)
+        fill(buffer, n_steps, 2, np.random.default_rng(0))
+        np.random.seed(1)
+        batches.append(buffer.sample_sequences(64, 5, env=statistics))
+        assert (buffer._rows is not None) == (storage == "device")
+    # A buffer that went through a file makes its rows anew.
+    buffer = pickle.loads(pickle.dumps(buffer))
+    assert buffer._rows is None
+    np.random.seed(1)
+    batches.append(buffer.sample_sequences(64, 5, env=statistics))
+    for batch in batches[1:]:
+        for name in ("observations", "actions", "rewards", "terminations", "mask"):
+            th.testing.assert_close(getattr(batch, name), getattr(batches[0], name), rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_automatic_storage_is_the_host_without_a_gpu():
+    buffer = SequenceReplayBuffer(40, OBSERVATIONS, ACTIONS, device="cpu")
+    fill(buffer, 10, 1, np.random.default_rng(0))
+    buffer.sample_sequences(4, 3)
+    assert buffer._rows is None
+
+
+def test_bad_storage_is_refused():
+    with pytest.raises(ValueError, match=r'storage must be "auto", "host" or "device", got .gpu'):
+        SequenceReplayBuffer(40, OBSERVATIONS, ACTIONS, storage="gpu")
+    with pytest.raises(ValueError, match='use storage="host"'):
+        SequenceReplayBuffer(40, spaces.Box(0, 255, (4,), np.uint8), ACTIONS, storage="device")
+
+
+def test_buffer_too_large_names_the_knob():
+    buffer = SequenceReplayBuffer(10**15, OBSERVATIONS, ACTIONS, device="cpu")
+    with pytest.raises(MemoryError, match="Lower buffer_size"):
+        fill(buffer, 1, 1, np.random.default_rng(0))

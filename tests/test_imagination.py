@@ -6,17 +6,21 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.pwm.imagination import (
     critic_loss,
     discount_weights,
     imagine,
+    imagined_outcomes,
     imagined_return,
+    imagined_step,
     squashed_action,
     squashed_log_prob,
     td_lambda_returns,
 )
 from sb3_pwm.pwm.policies import Actor
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
+from sb3_pwm.world_model.losses import prediction_errors, world_model_loss
 
 REWARDS = th.tensor([[1.0], [2.0], [3.0]])
 NEXT_VALUES = th.tensor([[10.0], [20.0], [30.0]])
@@ -188,3 +192,39 @@ def test_shapes_and_no_termination(tiny):
     assert rollout.rewards.shape == rollout.continues.shape == rollout.log_probs.shape == (4, 5)
     assert (rollout.continues == 1).all()
     assert rollout.actions.abs().max() < 1
+
+
+def test_compiled_parts_compute_the_same_rollout_and_loss():
+    """The parts that are compiled where a whole rollout is too long for one graph."""
+    th.manual_seed(0)
+    world_model = WorldModel(
+        WorldModelConfig(observation_dim=3, action_dim=2, latent_dim=16, encoder_dim=8, mlp_dim=8, termination=True)
+    )
+    actor = Actor(16, 2, [8], nn.Mish)
+    noise, start = th.randn(6, 4, 2), world_model.encode(th.randn(4, 3)).detach()
+    batch = SequenceBatch(
+        th.randn(7, 4, 3),
+        th.rand(6, 4, 2),
+        th.randn(6, 4),
+        (th.rand(6, 4) < 0.2).float(),
+        (th.rand(6, 4) < 0.9).float(),
+    )
+
+    def gradients(compiled):
+        def part(function):
+            return th.compile(function, dynamic=False) if compiled else function
+
+        rollout = imagine(
+            world_model, actor, start, noise, None, True, step=part(imagined_step), outcomes=part(imagined_outcomes)
+        )
+        loss = world_model_loss(world_model, batch, step=part(WorldModel.next), errors=part(prediction_errors)).total
+        total = rollout.rewards.sum() + rollout.continues.sum() + rollout.log_probs.sum() + loss
+        named = [*world_model.named_parameters(), *actor.named_parameters()]
+        return total, dict(
+            zip([name for name, _ in named], th.autograd.grad(total, [p for _, p in named]), strict=True)
+        )
+
+    (plain_total, plain), (total, compiled) = gradients(False), gradients(True)
+    th.testing.assert_close(total, plain_total)
+    for name, value in plain.items():
+        th.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5, msg=name)

@@ -1,7 +1,9 @@
 """PWM as a user of SB3 meets it: learn, predict, save, load, errors at the door, and a task with a known optimum."""
 
+import os
 import subprocess
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -14,7 +16,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import nn
 
 from sb3_pwm import PWM, SequenceReplayBuffer
@@ -367,26 +369,160 @@ def test_other_optimizers(optimizer_class):
         assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
-def test_compiled_and_plain_updates_agree():
+@pytest.mark.parametrize("horizon", [3, 8])  # one unrolled graph, and parts of it
+def test_compiled_and_plain_updates_agree(horizon):
     models = []
     for compiled in (False, True):
-        model = PWM("MlpPolicy", Drift(), seed=0, compile=compiled, **SMALL)
-        models.append(model.learn(40))
-    assert models[1]._imagine is not models[0]._imagine, "torch.compile does not work here, see the warning"
+        model = PWM("MlpPolicy", Drift(), seed=0, compile=compiled, horizon=horizon, **SMALL)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="compile has no effect")
+            models.append(model.learn(40))
     plain, compiled_parameters = parameters_of(models[0]), parameters_of(models[1])
     for name, value in plain.items():
         th.testing.assert_close(compiled_parameters[name], value, atol=2e-3, rtol=2e-2, msg=name)
 
 
-def test_compile_without_a_compiler_warns_and_learns(monkeypatch):
+@pytest.mark.parametrize("fails", ["at once", "when called"])
+def test_failing_compiler_warns_once_and_learns_the_same(monkeypatch, fails):
     def broken(*args, **kwargs):
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr(th, "compile", broken)
+    plain = PWM("MlpPolicy", Drift(), seed=0, compile=False, **SMALL).learn(40)
+    monkeypatch.setattr(th, "compile", broken if fails == "at once" else lambda *args, **kwargs: broken)
     model = PWM("MlpPolicy", Drift(), seed=0, compile=True, **SMALL)
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler") as caught:
         model.learn(40)
-    assert model._n_updates > 0
+    assert sum("compile" in str(warning.message) for warning in caught) == 1
+    assert_same_parameters(parameters_of(plain), parameters_of(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps", "expected"),
+    [
+        (dict(horizon=3), 39_000, False),
+        (dict(horizon=3), 41_000, True),
+        (dict(horizon=3, train_freq=2), 41_000, False),
+        (dict(horizon=3, train_freq=2, gradient_steps=-1), 41_000, True),
+        (dict(horizon=16), 4_000, False),
+        (dict(horizon=16), 6_000, True),
+        (dict(horizon=16, compile=False), 6_000, False),
+        (dict(horizon=3, compile=True), 100, True),
+        (dict(horizon=3, train_freq=(1, "episode"), gradient_steps=50), 1_000_000, False),
+    ],
+)
+def test_automatic_compilation_goes_by_the_planned_updates(arguments, steps, expected):
+    model = PWM("MlpPolicy", Drift(), **{**SMALL, **arguments})
+    model._setup_learn(steps)
+    assert model._wants_compilation() == expected
+
+
+def test_bfloat16_learns_about_the_same():
+    """Rounding to 8 bits moves single updates; losses and parameters stay in single precision, and close."""
+    models = [PWM("MlpPolicy", Drift(), seed=0, precision=p, **SMALL).learn(60) for p in ("float32", "bfloat16")]
+    single, half = (parameters_of(model) for model in models)
+    moved = {name: value - models[0].policy.state_dict()[name] for name, value in half.items()}
+    assert all(value.dtype == th.float32 for value in half.values())
+    assert any((difference != 0).any() for difference in moved.values()), "bfloat16 changed nothing: it is not in use"
+    initial = parameters_of(PWM("MlpPolicy", Drift(), seed=0, **SMALL))
+    for name in ("world_model.dynamics.0.weight", "actor.mean.0.weight", "critic.layers.0.weight"):
+        distance, way = (half[name] - single[name]).norm(), (single[name] - initial[name]).norm()
+        assert distance < 0.5 * way, name
+
+
+def test_checkpointed_rollout_computes_the_same():
+    plain = PWM("MlpPolicy", Drift(), seed=0, horizon=5, **SMALL).learn(40)
+    checkpointed = PWM("MlpPolicy", Drift(), seed=0, horizon=5, checkpoint_rollout=True, **SMALL).learn(40)
+    assert_same_parameters(parameters_of(plain), parameters_of(checkpointed))
+
+
+class Timed(Drift):
+    """Steps that take a while, and a record of when they were taken."""
+
+    SECONDS = 0.05
+
+    def step(self, action):
+        time.sleep(self.SECONDS)
+        return super().step(action)
+
+
+def test_updates_run_while_subprocesses_step():
+    seconds = {}
+    for overlap in (False, True):
+        env = make_vec_env(Timed, 2, vec_env_cls=SubprocVecEnv)
+        model = PWM("MlpPolicy", env, seed=0, overlap=overlap, gradient_steps=-1, **SMALL)
+        update = model._update_actor_and_critics
+
+        def slow(*args, update=update):
+            time.sleep(Timed.SECONDS / 2)
+            update(*args)
+
+        model._update_actor_and_critics = slow
+        started = time.perf_counter()
+        model.learn(60)
+        seconds[overlap] = time.perf_counter() - started
+        # One update per step after the random ones, the last of them after the last step.
+        assert model._n_updates == 60 - SMALL["learning_starts"]
+        del model._update_actor_and_critics
+        env.close()
+    # 19 of the 20 rounds of two updates (50 ms) hide behind a step (50 ms): 0.95 of 2.5 s are gained.
+    assert seconds[True] < seconds[False] - 0.4, seconds
+
+
+def test_overlap_leaves_no_environment_waiting_after_an_error():
+    env = make_vec_env(Drift, 2, vec_env_cls=SubprocVecEnv)
+    model = PWM("MlpPolicy", env, seed=0, **SMALL)
+    model.learn(30)
+
+    def fail(*args):
+        raise ValueError("stop here")
+
+    model._update_world_model = fail
+    with pytest.raises(ValueError, match="stop here"):
+        model.learn(10, reset_num_timesteps=False)
+    observations = env.reset()
+    assert observations.shape == (2, 1)
+    assert (np.abs(observations) <= 1.0).all()  # what a reset gives
+    del model._update_world_model
+    model.learn(10, reset_num_timesteps=False)
+    env.close()
+
+
+def test_out_of_memory_names_the_knobs_and_leaves_the_checkpoint(tmp_path):
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(30)
+    model.save(tmp_path / "model")
+    with pytest.raises(MemoryError, match=r"Lower batch_size \(now 1000000000000\)"):
+        model.train(1, batch_size=10**12)
+    assert_same_parameters(parameters_of(model), parameters_of(PWM.load(tmp_path / "model", device="cpu")))
+
+
+def test_device_allocators_error_is_explained(monkeypatch):
+    """What a GPU raises has another class; a host without one can only imitate it."""
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(30)
+
+    def full(*args):
+        raise th.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(model, "_update_actor_and_critics", full)
+    with pytest.raises(MemoryError, match=r"world_model_size.*Tried to allocate 2\.00 GiB"):
+        model.train(1, batch_size=8)
+
+
+@pytest.mark.parametrize("what", ["model", "replay buffer"])
+def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(30)
+    save, ending = (model.save, "zip") if what == "model" else (model.save_replay_buffer, "pkl")
+    save(tmp_path / "older")
+    before = (tmp_path / f"older.{ending}").read_bytes()
+
+    def disk_full(file_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    model.learn(10, reset_num_timesteps=False)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / "older")
+    assert (tmp_path / f"older.{ending}").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [f"older.{ending}"]
 
 
 # --- errors at the door -------------------------------------------------------------------------------------------
@@ -407,6 +543,8 @@ def test_compile_without_a_compiler_warns_and_learns(monkeypatch):
         (dict(critic_minibatches=0.5), "critic_minibatches"),
         (dict(world_model_steps=-1), "world_model_steps"),
         (dict(replay_critic_coef=-0.5), "replay_critic_coef"),
+        (dict(precision="fp8"), "precision"),
+        (dict(compile="always"), "compile"),
         (dict(replay_critic_coef=1.0, replay_critic_horizon=21), "learning_starts=20.*replay_critic_horizon=21"),
         (dict(ent_coef="much"), "ent_coef"),
         (dict(ent_coef="auto_0"), "ent_coef"),

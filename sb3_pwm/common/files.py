@@ -29,3 +29,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def with_suffix(path: str | Path, suffix: str) -> Path:
+    """:param path: A file. :param suffix: With its dot. :return: The path, with the suffix if it had none at all."""
+    path = Path(path)
+    return path if path.suffix else Path(f"{path}{suffix}")

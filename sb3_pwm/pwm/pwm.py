@@ -2,8 +2,10 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from io import BufferedIOBase
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_pwm.common.compilation import Compiler
+from sb3_pwm.common.files import replacing, with_suffix
 from sb3_pwm.common.keywords import reject_unknown_keywords
 from sb3_pwm.common.layers import frozen
 from sb3_pwm.common.memory import explain_out_of_memory
@@ -592,6 +595,37 @@ class PWM(OffPolicyAlgorithm):
         seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / seconds)
         super().dump_logs()
+
+    def save(
+        self,
+        path: str | Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model as SB3 does, but so that an older file stays whole until the new one is.
+
+        :param path: The file; ``.zip`` is appended to a name without an ending. Or an open binary file.
+        :param exclude: Names of further attributes to leave out.
+        :param include: Names of attributes to keep that are otherwise left out.
+        """
+        if not isinstance(path, str | Path):
+            super().save(path, exclude, include)
+            return
+        with replacing(with_suffix(path, ".zip")) as file:
+            super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def save_replay_buffer(self, path: str | Path | BufferedIOBase) -> None:
+        """
+        Save the replay buffer as SB3 does, but so that an older file stays whole until the new one is.
+
+        :param path: The file; ``.pkl`` is appended to a name without an ending. Or an open binary file.
+        """
+        if not isinstance(path, str | Path):
+            super().save_replay_buffer(path)
+            return
+        with replacing(with_suffix(path, ".pkl")) as file:
+            super().save_replay_buffer(file)  # type: ignore[arg-type]
 
     def _excluded_save_params(self) -> list[str]:
         return [
