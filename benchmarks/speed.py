@@ -5,7 +5,7 @@ How fast the updates are, and where the time goes.
 
     python benchmarks/speed.py updates --sizes 5M --batches 64 256    # ms per update, against a plain reference
     python benchmarks/speed.py learn --envs 1 4 16                    # steps per second of learn(), and its shares
-    python benchmarks/speed.py plot                                   # docs/speed/*.png from the JSON files
+    python benchmarks/speed.py plot                                   # docs/speed/scaling-*.png from the JSON files
     python benchmarks/speed.py table                                  # the Markdown tables
 
 Every configuration is measured in a process of its own. PWM and the reference (``plain_update.py``) take turns in it,
@@ -166,14 +166,15 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in parts}
     for update in parts.values():
         update()
+    rate = 0.0
     for _ in range(arguments.rounds):
+        rate = max(rate, matrix_product_rate(device))  # in every round, since other work comes and goes
         for name, update in parts.items():
             started = clock(device)
             for _ in range(arguments.repeats):
                 update()
             times[name].append((clock(device) - started) / arguments.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    rate = matrix_product_rate(device)
     peak = (
         th.cuda.max_memory_allocated()
         if device == "cuda"
@@ -311,9 +312,9 @@ def command_updates(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     results = []
-    grid = list(itertools.product(arguments.sizes, arguments.batches, arguments.compiled))
-    for size, batch, compiled in tqdm(grid, desc="configurations", disable=not sys.stderr.isatty()):
-        options = ["updates", "--size", size, "--batch", str(batch), "--horizon", str(arguments.horizon)]
+    grid = list(itertools.product(arguments.sizes, arguments.batches, arguments.horizons, arguments.compiled))
+    for size, batch, horizon, compiled in tqdm(grid, desc="configurations", disable=not sys.stderr.isatty()):
+        options = ["updates", "--size", size, "--batch", str(batch), "--horizon", str(horizon)]
         options += ["--critic-epochs", str(arguments.critic_epochs), "--device", arguments.device]
         options += ["--critic-minibatches", str(arguments.critic_minibatches), "--activation", arguments.activation]
         options += ["--rounds", str(arguments.rounds), "--repeats", str(arguments.repeats)]
@@ -340,6 +341,7 @@ def command_learn(arguments: argparse.Namespace) -> None:
     write(arguments.out, "learn", arguments, results)
 
 
+NAMES = {"extraction": "extraction", "world_model": "world model"}
 UPDATES_HEAD = (
     "| size | batch | H | options | extraction update | plain | speed-up | world-model update | plain | speed-up "
     "| of the matrix-product rate | peak memory |\n|" + "---|" * 12
@@ -394,39 +396,67 @@ def command_table(arguments: argparse.Namespace) -> None:
 
 
 def command_plot(arguments: argparse.Namespace) -> None:
+    """``scaling-<device>.png``: how the cost grows with the model, the batch, the horizon and the environments."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    for path in sorted(arguments.out.glob("updates-*.json")):
-        content = json.loads(path.read_text())
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-        for ax, name, title in zip(
-            axes, ("extraction", "world_model"), ("extraction update", "world-model update"), strict=True
-        ):
-            lines: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-            for result in content["results"]:
-                label = "compiled" if result["compile"] else "PWM"
-                lines[(result["size"], label)].append((result["batch"], result[f"{name}_ms"]))
-                if "plain_extraction_ms" not in result:
-                    continue
-                if not result["compile"] or not any(not r["compile"] for r in content["results"]):
-                    lines[(result["size"], "plain reference")].append((result["batch"], result[f"plain_{name}_ms"]))
-            styles = {"compiled": "-", "PWM": "--", "plain reference": ":"}
-            sizes = sorted({size for size, _ in lines}, key=SIZES.index)
-            for (size, label), points in lines.items():
-                xs, ys = zip(*sorted(points), strict=True)
-                colour = f"C{sizes.index(size)}"
-                ax.plot(xs, ys, styles[label], marker="o", color=colour, label=f"{size}, {label}")
-            ax.set(title=title, xlabel="batch size", ylabel="milliseconds", xscale="log", yscale="log")
+    for device in ("cpu", "cuda"):
+        updates, learning = (
+            [
+                result
+                for path in sorted(arguments.out.glob(f"{kind}-{device}*.json"))
+                for result in json.loads(path.read_text())["results"]
+            ]
+            for kind in ("updates", "learn")
+        )
+        updates = [
+            r for r in updates if not r["compile"] and not r["checkpoint_rollout"] and r["precision"] == "float32"
+        ]
+        if not updates:
+            continue
+        figure, axes = plt.subplots(2, 2, figsize=(11, 8))
+        reference = {"size": "5M", "batch": 64, "horizon": 16}
+        for ax, varied in zip(axes.flat, reference, strict=False):
+            fixed = {key: value for key, value in reference.items() if key != varied}
+            chosen = [r for r in updates if all(r[key] == value for key, value in fixed.items())]
+            ticks = sorted({r[varied] for r in chosen}, key=SIZES.index if varied == "size" else None)
+            for number, (name, label) in enumerate(NAMES.items()):
+                for prefix, style, who in (("", "o-", "PWM"), ("plain_", "x:", "plain reference")):
+                    measured = defaultdict(list)
+                    for result in chosen:
+                        if f"{prefix}{name}_ms" in result:
+                            measured[ticks.index(result[varied])].append(result[f"{prefix}{name}_ms"])
+                    xs = sorted(measured)
+                    ys = [statistics.median(measured[x]) for x in xs]
+                    ax.plot(xs, ys, style, color=f"C{number}", label=f"{label}, {who}")
+            ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
+            others = ", ".join(f"{key} {value}" for key, value in fixed.items())
+            ax.set(xlabel=varied, ylabel="milliseconds per update", yscale="log", title=f"{varied} ({others})")
             ax.grid(alpha=0.3, which="both")
-        axes[0].legend(fontsize=8)
-        figure.suptitle(content["device"], fontsize=9)
+        axes[0, 0].legend(fontsize=8)
+        for number, subprocesses in enumerate((False, True)):
+            rates = defaultdict(list)
+            for result in learning:
+                if result["subprocesses"] == subprocesses and result["overlap"] and not result["compile"]:
+                    rates[result["n_envs"]].append(result["steps_per_second"])
+            xs, ys = sorted(rates), [statistics.median(rates[n]) for n in sorted(rates)]
+            label = (
+                "environments in processes of their own" if subprocesses else "environments in the learner's process"
+            )
+            axes[1, 1].plot(xs, ys, "o-", color=f"C{number}", label=label)
+        axes[1, 1].set(
+            xlabel="environments", ylabel="environment steps per second", title="learn(), one update per step"
+        )
+        axes[1, 1].set_ylim(bottom=0)
+        axes[1, 1].legend(fontsize=8)
+        axes[1, 1].grid(alpha=0.3)
         figure.tight_layout()
-        figure.savefig(path.with_suffix(".png"), dpi=120)
+        path = arguments.out / f"scaling-{device}.png"
+        figure.savefig(path, dpi=110)
         plt.close(figure)
-        print(f"Written: {path.with_suffix('.png')}")
+        print(f"Written: {path}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -439,7 +469,6 @@ def parse_arguments() -> argparse.Namespace:
 
     def add_update_options(command: argparse.ArgumentParser) -> None:
         add_common(command)
-        command.add_argument("--horizon", type=int, default=16)
         command.add_argument("--critic-epochs", type=int, default=8, help="the paper: 8")
         command.add_argument("--critic-minibatches", type=int, default=4, help="the paper: 4")
         command.add_argument("--activation", choices=("mish", "silu"), default="mish")
@@ -460,6 +489,7 @@ def parse_arguments() -> argparse.Namespace:
     add_update_options(updates)
     updates.add_argument("--sizes", nargs="+", choices=SIZES, default=["1M", "5M"])
     updates.add_argument("--batches", nargs="+", type=int, default=[64, 256])
+    updates.add_argument("--horizons", nargs="+", type=int, default=[16])
     updates.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no", "yes"])
     updates.add_argument("--out", type=Path, default=DEFAULT_OUT)
     updates.add_argument("--tag", default="", help="part of the file's name, to keep several grids")
@@ -481,6 +511,7 @@ def parse_arguments() -> argparse.Namespace:
     add_update_options(one_update)
     one_update.add_argument("--size", choices=SIZES, required=True)
     one_update.add_argument("--batch", type=int, required=True)
+    one_update.add_argument("--horizon", type=int, default=16)
     one_update.add_argument("--compile", action="store_true")
     one_learn = kinds.add_parser("learn")
     add_learn_options(one_learn)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import defaultdict
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_pwm import PWM, SequenceReplayBuffer
 
@@ -623,6 +625,41 @@ def test_nan_gradient_stops_with_step_and_name():
         model.train(gradient_steps=1, batch_size=8)
     after = parameters_of(model)
     assert all(th.equal(before[name], after[name]) for name in before if name.startswith("actor"))
+
+
+def test_nan_gradient_is_found_after_the_updates_where_waiting_is_dear():
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(40)
+    model._checks_at_once = False  # as on a GPU
+    with th.no_grad():
+        model.policy.actor.mean[0].weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"train/\w+ is not finite at step 40, update 22"):
+        model.train(gradient_steps=2, batch_size=8)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that need a tensor's value on the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (th.ops.aten._local_scalar_dense.default, th.ops.aten.nonzero.default):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arguments", [{}, dict(ent_coef=0.01, replay_critic_coef=1.0, replay_critic_horizon=4)])
+def test_an_update_does_not_wait_for_the_device(arguments):
+    model = PWM("MlpPolicy", Drift(), seed=0, **{**SMALL, **arguments}).learn(40)
+    metrics = defaultdict(list)
+    counts = {}
+    for at_once in (True, False):
+        model._checks_at_once = at_once
+        with HostReads() as reads:
+            batch = model._sample(8, 3)
+            model._update_world_model(batch, metrics)
+            model._update_actor_and_critics(batch, metrics)
+        counts[at_once] = reads.count
+    assert counts == {True: 3, False: 0}  # three gradients are checked
 
 
 # --- learning -----------------------------------------------------------------------------------------------------

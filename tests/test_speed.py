@@ -69,10 +69,10 @@ def test_updates_command_writes_json_table_and_plot(tmp_path):
         command = [sys.executable, str(BENCHMARKS / "speed.py"), *arguments, "--out", str(tmp_path)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
-    small = ["--sizes", "1M", "--batches", "4", "--horizon", "2", "--compiled", "no", "--rounds", "1"]
+    small = ["--sizes", "1M", "--batches", "4", "--horizons", "2", "--compiled", "no", "--rounds", "1"]
     speed_py("updates", *small, "--critic-epochs", "1")
     (result,) = json.loads((tmp_path / "updates-cpu.json").read_text())["results"]
     assert min(result[name] for name in ("extraction_ms", "plain_extraction_ms", "extraction_gflop")) > 0
     assert "| 1M | 4 | 2 | - |" in speed_py("table")
     speed_py("plot")
-    assert (tmp_path / "updates-cpu.png").stat().st_size > 1000
+    assert (tmp_path / "scaling-cpu.png").stat().st_size > 1000

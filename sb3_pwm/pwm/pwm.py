@@ -249,10 +249,14 @@ class PWM(OffPolicyAlgorithm):
         self._critic: Callable[[th.Tensor], th.Tensor] = self.policy.critic
         self._critic_target: Callable[[th.Tensor], th.Tensor] = self.policy.critic_target
         self._compiled = False
+        # On a GPU every check of a gradient would wait for it: train() makes one, after its updates.
+        self._checks_at_once = self.device.type == "cpu"
         initial, learned = parse_ent_coef(self.ent_coef)
         if learned:
             self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
-            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=ENT_COEF_LEARNING_RATE)
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=ENT_COEF_LEARNING_RATE, fused=True)
+        else:
+            self._fixed_ent_coef = th.tensor(initial, device=self.device)
 
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
@@ -473,7 +477,7 @@ class PWM(OffPolicyAlgorithm):
     def _update_ent_coef(self, log_prob: th.Tensor) -> th.Tensor:
         """One step of the entropy coefficient towards the target entropy (arXiv 1812.05905, section 5), if learned."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return th.as_tensor(float(self.ent_coef), device=self.device)
+            return self._fixed_ent_coef
         ent_coef = self.log_ent_coef.detach().exp().squeeze()
         loss = -(self.log_ent_coef * (log_prob + float(self.target_entropy))).sum()
         self.ent_coef_optimizer.zero_grad()
@@ -488,8 +492,7 @@ class PWM(OffPolicyAlgorithm):
         # Without `inputs` the frozen networks that the loss passes through would collect gradients too.
         loss.backward(inputs=parameters)
         norm = th.nn.utils.clip_grad_norm_(parameters, clip)
-        # Elsewhere the check would wait for the device: train() makes it once, after its updates.
-        if self.device.type == "cpu" and not th.isfinite(norm):
+        if self._checks_at_once and not th.isfinite(norm):
             self._raise_not_finite(f"The gradient of the {name} loss")
         optimizer.step()
         return norm
@@ -635,6 +638,8 @@ class PWM(OffPolicyAlgorithm):
             "_critic",
             "_critic_target",
             "_compiled",
+            "_checks_at_once",
+            "_fixed_ent_coef",
             "_deferring",
             "_deferred",
         ]
