@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_pwm.envs import DM_CONTROL_TASKS, register_envs, suite_env_id
+from sb3_pwm.envs import CUSTOM_TASKS, DM_CONTROL_TASKS, register_envs, suite_env_id
 from sb3_pwm.envs.dm_control import DMControlEnv, SuiteEnv
 from sb3_pwm.envs.rendering import import_suite
 
@@ -21,6 +21,7 @@ register_envs()
 
 SUITE = [(domain, task) for domain, tasks in DM_CONTROL_TASKS.items() for task in tasks]
 SUITE_IDS = [suite_env_id(domain, task) for domain, task in SUITE]
+CUSTOM_IDS = [suite_env_id(domain, task) for domain, tasks in CUSTOM_TASKS.items() for task in tasks]
 # Scalars and matrices among the observations, a robot and a ball, uneven and absent action bounds.
 REPRESENTATIVE = ["Cheetah-run", "Dog-fetch", "Finger-turn-easy", "Lqr-lqr-6-2", "Quadruped-fetch", "Stacker-stack-4"]
 
@@ -48,8 +49,8 @@ def rollout(env, seed, n_steps=5):
 
 def test_every_task_of_the_suite_is_registered():
     assert sorted(SUITE) == sorted(import_suite().ALL_TASKS)
-    assert len(set(SUITE_IDS)) == len(SUITE)
-    assert set(SUITE_IDS) <= set(gymnasium.registry)
+    assert len({*SUITE_IDS, *CUSTOM_IDS}) == len(SUITE) + 11
+    assert {*SUITE_IDS, *CUSTOM_IDS} <= set(gymnasium.registry)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_an_agent_step_is_two_steps_of_dm_control(domain, task):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", SUITE_IDS)
+@pytest.mark.parametrize("env_id", [*SUITE_IDS, *CUSTOM_IDS])
 def test_a_seed_decides_the_episode(env_id):
     """In one and the same environment; that it does so in another one follows from the test above."""
     env = gymnasium.make(env_id)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pwm.envs.registration import DM_CONTROL_TASKS
+from sb3_pwm.envs.registration import CUSTOM_TASKS, DM_CONTROL_TASKS
 from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, import_suite
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 class SuiteEnv(DMControlEnv):
-    """A task of dm_control's suite; what ``gymnasium.make("Dog-run")`` builds.
+    """A task of dm_control's suite, or one that MT30 adds to it; what ``gymnasium.make("Dog-run")`` builds.
 
     :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
     :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
@@ -173,7 +173,7 @@ class SuiteEnv(DMControlEnv):
     :param width: See `DMControlEnv`.
     :param height: See `DMControlEnv`.
     :param camera_id: See `DMControlEnv`; None is the camera that shows the whole robot.
-    :raises ValueError: if the suite has no such task; the message names the nearest ones.
+    :raises ValueError: if there is no such task; the message names the nearest ones.
     """
 
     def __init__(
@@ -186,12 +186,20 @@ class SuiteEnv(DMControlEnv):
         height: int = 480,
         camera_id: int | str | None = None,
     ) -> None:
-        if task not in DM_CONTROL_TASKS.get(domain, ()):
-            known = [f"{a_domain} {a_task}" for a_domain, tasks in DM_CONTROL_TASKS.items() for a_task in tasks]
+        is_custom = task in CUSTOM_TASKS.get(domain, ())
+        if not is_custom and task not in DM_CONTROL_TASKS.get(domain, ()):
+            tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items())
+            known = [f"{a_domain} {a_task}" for a_domain, tasks in tables for a_task in tasks]
             nearest = difflib.get_close_matches(f"{domain} {task}", known, n=3, cutoff=0.0)
-            raise ValueError(f"dm_control's suite has no task {task!r} in a domain {domain!r}; nearest: {nearest}")
-        # lqr draws its springs when it is built: from a fixed seed, every copy of the task is the same task.
-        environment = import_suite().load(domain, task, task_kwargs={"random": 0})
+            raise ValueError(f"there is no task {task!r} in a domain {domain!r}; nearest: {nearest}")
+        suite = import_suite()
+        if is_custom:
+            from sb3_pwm.envs import custom  # imports dm_control, whose graphics import_suite has chosen
+
+            environment = custom.load(domain, task, random=0)
+        else:
+            # lqr draws its springs when it is built: from a fixed seed, every copy of the task is the same task.
+            environment = suite.load(domain, task, task_kwargs={"random": 0})
         environment.task.random.seed()  # from the operating system, until reset(seed=) says otherwise
         super().__init__(
             environment,

@@ -34,12 +34,22 @@ DM_CONTROL_TASKS: dict[str, tuple[str, ...]] = {
 }
 """Every task of dm_control's suite, by domain, in dm_control's own spelling."""
 
+CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
+    "walker": ("walk_backwards", "run_backwards"),
+    "cheetah": ("run_backwards", "run_front", "run_back", "jump"),
+    "hopper": ("hop_backwards",),
+    "reacher": ("three_easy", "three_hard"),
+    "ball_in_cup": ("spin",),
+    "pendulum": ("spin",),
+}
+"""The tasks that MT30 adds to dm_control's domains, see `sb3_pwm.envs.custom`."""
+
 # The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control.
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
 
 def suite_env_id(domain: str, task: str) -> str:
-    """Returns the environment id of a task of dm_control's suite.
+    """Returns the environment id of a task of dm_control's suite, or of one that MT30 adds to it.
 
     :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
     :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
@@ -54,7 +64,7 @@ def register_envs() -> None:
 
     It may be called any number of times. An id that is already registered is left as it is, whoever registered it.
     """
-    for domain, tasks in DM_CONTROL_TASKS.items():
+    for domain, tasks in (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items()):
         for task in tasks:
             env_id = suite_env_id(domain, task)
             if env_id not in gymnasium.registry:

@@ -1,0 +1,202 @@
+"""The 11 tasks that MT30 adds to dm_control's suite (TD-MPC2, arXiv 2310.16828, appendix): new goals for known bodies.
+
+Starts, observations and models are dm_control's own, but for the reacher's third link; what is new are the rewards,
+defined as the TD-MPC2 release defines them, so that scores compare. This module imports dm_control: import it after
+:func:`sb3_pwm.envs.rendering.import_suite` has chosen how to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from dm_control import mjcf
+from dm_control.rl import control
+from dm_control.suite import ball_in_cup, base, cheetah, common, hopper, pendulum, reacher, walker
+from dm_control.utils.rewards import tolerance
+
+INFINITY = float("inf")
+
+
+def at_least(value: float, bound: float, margin: float) -> float:
+    """:return: 1 from the bound on, falling linearly to 0 over the margin below it."""
+    return float(tolerance(value, bounds=(bound, INFINITY), margin=margin, value_at_margin=0.0, sigmoid="linear"))
+
+
+def half_at_margin(value: float, bound: float, margin: float) -> float:
+    """:return: 1 from the bound on, falling linearly through one half at the margin below it, down to 0."""
+    return float(tolerance(value, bounds=(bound, INFINITY), margin=margin, value_at_margin=0.5, sigmoid="linear"))
+
+
+class BackwardsWalker(walker.PlanarWalker):  # type: ignore[misc]
+    """Walk or run, but backwards: dm_control's reward with the velocity's sign changed.
+
+    :param move_speed: The speed to reach, in m/s.
+    :param random: See dm_control's tasks.
+    """
+
+    def get_reward(self, physics: Any) -> float:
+        height = tolerance(
+            physics.torso_height(), bounds=(walker._STAND_HEIGHT, INFINITY), margin=walker._STAND_HEIGHT / 2
+        )
+        standing = (3 * height + (1 + physics.torso_upright()) / 2) / 4
+        moving = half_at_margin(-physics.horizontal_velocity(), self._move_speed, self._move_speed / 2)
+        return float(standing * (5 * moving + 1) / 6)
+
+
+class BackwardsCheetah(cheetah.Cheetah):  # type: ignore[misc]
+    """Run backwards, at 8 m/s or more."""
+
+    SPEED = 8.0
+
+    def get_reward(self, physics: Any) -> float:
+        return at_least(-physics.speed(), self.SPEED, self.SPEED)
+
+
+# Height in metres of torso and foot from which on they count as up.
+_CHEETAH_UP = 1.2
+
+
+def _cheetah_up(height: float) -> float:
+    return float(tolerance(height, bounds=(_CHEETAH_UP, INFINITY), margin=_CHEETAH_UP / 2))
+
+
+class OneFootCheetah(cheetah.Cheetah):  # type: ignore[misc]
+    """Run at 6 m/s on one foot, the other foot and the torso up in the air.
+
+    :param lifted: Body of the foot that is not to touch the ground: ``"bfoot"`` (back) or ``"ffoot"`` (front).
+    :param random: See dm_control's tasks.
+    """
+
+    SPEED = 6.0
+
+    def __init__(self, lifted: str, random: Any = None) -> None:
+        super().__init__(random)
+        self.lifted = lifted
+
+    def get_reward(self, physics: Any) -> float:
+        heights = physics.named.data.xpos[[self.lifted, "torso"], "z"]
+        up = (3 * _cheetah_up(heights[0]) + 2 * _cheetah_up(heights[1])) / 5
+        return up * (5 * at_least(physics.speed(), self.SPEED, self.SPEED) + 1) / 6
+
+
+class JumpingCheetah(cheetah.Cheetah):  # type: ignore[misc]
+    """Jump on the spot: torso and both feet up, hardly any speed along the ground."""
+
+    SPEED = 0.5
+
+    def get_reward(self, physics: Any) -> float:
+        torso, front, back = physics.named.data.xpos[["torso", "ffoot", "bfoot"], "z"]
+        height = (_cheetah_up((torso + front) / 2) + _cheetah_up((torso + back) / 2)) / 2
+        still = tolerance(
+            physics.speed(),
+            bounds=(-self.SPEED, self.SPEED),
+            margin=self.SPEED,
+            value_at_margin=0.0,
+            sigmoid="linear",
+        )
+        return float((5 * height + still) / 6)
+
+
+class BackwardsHopper(hopper.Hopper):  # type: ignore[misc]
+    """Hop backwards, at 1 m/s or more, the torso upright above the foot.
+
+    :param random: See dm_control's tasks.
+    """
+
+    SPEED = 1.0
+
+    def __init__(self, random: Any = None) -> None:
+        super().__init__(hopping=True, random=random)
+
+    def get_reward(self, physics: Any) -> float:
+        standing = tolerance(physics.height(), bounds=(hopper._STAND_HEIGHT, 2.0))
+        return float(standing * half_at_margin(-physics.speed(), self.SPEED, self.SPEED / 2))
+
+
+class SpinningPendulum(pendulum.SwingUp):  # type: ignore[misc]
+    """Spin, at 9 rad/s or more, in either direction."""
+
+    SPEED = 9.0
+
+    def get_reward(self, physics: Any) -> float:
+        return half_at_margin(abs(float(physics.angular_velocity().item())), self.SPEED, self.SPEED / 2)
+
+
+class SpinningBall(ball_in_cup.BallInCup):  # type: ignore[misc]
+    """Swing the ball around the cup, fast and on a long string; nine of ten episodes start with it in the cup."""
+
+    DISTANCE, SPEED = 0.5, 6.0
+
+    def initialize_episode(self, physics: Any) -> None:
+        anywhere = self.random.uniform() < 0.1
+        while True:
+            physics.named.data.qpos["ball_x"] = self.random.uniform(-0.2, 0.2)
+            physics.named.data.qpos["ball_z"] = self.random.uniform(0.2, 0.5)
+            physics.after_reset()
+            if physics.data.ncon == 0 and (anywhere or physics.in_target()):
+                break
+        base.Task.initialize_episode(self, physics)
+
+    def get_reward(self, physics: Any) -> float:
+        if physics.in_target():
+            return 0.0
+        distance = half_at_margin(float(np.linalg.norm(physics.ball_to_target())), self.DISTANCE, self.DISTANCE / 2)
+        speed = float(np.linalg.norm(physics.named.data.qvel[["ball_x", "ball_z"]]))
+        return (distance + 2 * half_at_margin(speed, self.SPEED, self.SPEED / 2)) / 3
+
+
+def three_link_reacher() -> reacher.Physics:
+    """:return: dm_control's planar reacher with an arm of three links in place of its two."""
+    model = mjcf.from_xml_string(common.read_model("reacher.xml"), assets=common.ASSETS)
+    for joint in ("shoulder", "wrist"):
+        model.find("actuator", joint).remove()
+    model.find("body", "arm").remove()
+    parent, position = model.worldbody, [0.0, 0.0, 0.01]
+    # Name of the link, name of its joint, the joint's range in degrees, length of what is drawn
+    links = (("arm0", "shoulder0", None, 0.09), ("arm1", "shoulder1", 80, 0.09), ("hand", "wrist", 80, 0.1))
+    for name, joint, bound, length in links:
+        body = parent.add("body", name=name, pos=position)
+        body.add("geom", name=name, type="capsule", fromto=[0, 0, 0, length, 0, 0], size=[0.01], material="self")
+        limits = {} if bound is None else {"limited": True, "range": [-bound, bound]}
+        body.add("joint", name=joint, **limits)
+        model.actuator.add("motor", name=joint, joint=joint)
+        parent, position = body, [0.09, 0.0, 0.0]
+    finger = parent.add("body", name="finger", pos=position)
+    finger.add("camera", name="hand", pos=[0, 0, 0.2], mode="track")
+    finger.add("geom", name="finger", type="sphere", size=[0.01], material="effector")
+    return reacher.Physics.from_xml_string(model.to_xml_string(), assets=model.get_assets())
+
+
+def _physics_of(module: Any) -> Callable[[], Any]:
+    return lambda: module.Physics.from_xml_string(*module.get_model_and_assets())
+
+
+# By domain and task: what makes the physics, what makes the task from its random state, and seconds per control step
+# where that is not the physics' time step.
+_TASKS: dict[tuple[str, str], tuple[Callable[[], Any], Callable[[Any], Any], float | None]] = {
+    ("walker", "walk_backwards"): (_physics_of(walker), lambda random: BackwardsWalker(1.0, random), 0.025),
+    ("walker", "run_backwards"): (_physics_of(walker), lambda random: BackwardsWalker(8.0, random), 0.025),
+    ("cheetah", "run_backwards"): (_physics_of(cheetah), BackwardsCheetah, None),
+    ("cheetah", "run_front"): (_physics_of(cheetah), lambda random: OneFootCheetah("bfoot", random), None),
+    ("cheetah", "run_back"): (_physics_of(cheetah), lambda random: OneFootCheetah("ffoot", random), None),
+    ("cheetah", "jump"): (_physics_of(cheetah), JumpingCheetah, None),
+    ("hopper", "hop_backwards"): (_physics_of(hopper), BackwardsHopper, 0.02),
+    ("reacher", "three_easy"): (three_link_reacher, lambda random: reacher.Reacher(0.05, random), None),
+    ("reacher", "three_hard"): (three_link_reacher, lambda random: reacher.Reacher(0.015, random), None),
+    ("ball_in_cup", "spin"): (_physics_of(ball_in_cup), SpinningBall, 0.02),
+    ("pendulum", "spin"): (_physics_of(pendulum), SpinningPendulum, None),
+}
+
+
+def load(domain: str, task: str, random: int | np.random.RandomState | None = None) -> control.Environment:
+    """
+    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
+    :param task: The task, e.g. ``"hop_backwards"``.
+    :param random: Seed or random state of the episodes' starts.
+    :return: The environment, without a time limit of its own.
+    :raises KeyError: If there is no such task.
+    """
+    make_physics, make_task, control_timestep = _TASKS[domain, task]
+    return control.Environment(make_physics(), make_task(random), control_timestep=control_timestep)
