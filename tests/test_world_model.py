@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_pwm import SequenceBatch, WorldModel, WorldModelConfig
-from sb3_pwm.common.layers import EnsembleMLP, SimNorm
+from sb3_pwm.common.layers import LONG_BATCH, EnsembleMLP, SimNorm
 from sb3_pwm.world_model import world_model_loss
 
 TINY = dict(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=12, mlp_dim=12)
@@ -50,20 +50,27 @@ def test_simnorm_by_hand():
     th.testing.assert_close(z, th.tensor([0.25, 0.75, 0.5, 0.5]))
 
 
-def test_ensemble_members_equal_separate_networks():
+@pytest.mark.parametrize("rows", [5, LONG_BATCH])  # in one product, and member by member
+def test_ensemble_members_equal_separate_networks(rows):
     ensemble = EnsembleMLP(3, 6, [8, 7], nn.SiLU)
     for parameter in ensemble.parameters():
         nn.init.normal_(parameter)
-    x = th.randn(2, 5, 6)
+    x = th.randn(2, rows, 6)
     together = ensemble(x)
-    assert together.shape == (3, 2, 5)
+    assert together.shape == (3, 2, rows)
     linear_0, norm_0, _, linear_1, norm_1, _, output = ensemble.layers
     for i in range(3):
         y = x
         for linear, norm in ((linear_0, norm_0), (linear_1, norm_1)):
             y = y @ linear.weight[i] + linear.bias[i]
             y = F.silu(F.layer_norm(y, y.shape[-1:], norm.weight[i, 0], norm.bias[i, 0]))
-        th.testing.assert_close(together[i], (y @ output.weight[i] + output.bias[i]).squeeze(-1), atol=1e-4, rtol=1e-4)
+        expected = (y @ output.weight[i] + output.bias[i]).squeeze(-1)
+        th.testing.assert_close(together[i], expected, atol=1e-4, rtol=1e-4)
+        # A member's gradient is its own, whatever the others do
+        gradient, other = th.autograd.grad(together[i].sum(), (linear_0.weight, linear_1.bias), retain_graph=True)
+        (expected_gradient,) = th.autograd.grad(expected.sum(), linear_0.weight, retain_graph=True)
+        th.testing.assert_close(gradient, expected_gradient, atol=1e-3, rtol=1e-3)
+        assert not other[(i + 1) % 3].any()
 
 
 def test_ensemble_starts_at_zero():

@@ -11,6 +11,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
+# Rows from which on a CPU evaluates an ensemble one member at a time: what all members need at once falls out of its
+# caches, and its allocator returns and fetches such blocks page by page (docs/speed.md).
+LONG_BATCH = 1024
 
 
 def at_least_float32(x: th.Tensor) -> th.Tensor:
@@ -163,6 +166,10 @@ class EnsembleLinear(nn.Module):
         """:param x: ``(N, B, in_features)``. :return: ``(N, B, out_features)``."""
         return th.baddbmm(self.bias, x, self.weight)
 
+    def member(self, x: th.Tensor, n: int) -> th.Tensor:
+        """:param x: ``(B, in_features)``. :param n: Which member. :return: Its output ``(B, out_features)``."""
+        return th.addmm(self.bias[n], x, self.weight[n])
+
 
 class EnsembleLayerNorm(nn.Module):
     """
@@ -181,6 +188,10 @@ class EnsembleLayerNorm(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: ``(N, B, features)``. :return: ``(N, B, features)``."""
         return th.addcmul(self.bias, F.layer_norm(x, (self.features,)), self.weight)
+
+    def member(self, x: th.Tensor, n: int) -> th.Tensor:
+        """:param x: ``(B, features)``. :param n: Which member. :return: Its output ``(B, features)``."""
+        return F.layer_norm(x, (self.features,), self.weight[n, 0], self.bias[n, 0])
 
 
 class EnsembleMLP(nn.Module):
@@ -210,5 +221,14 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: ``(..., in_features)``. :return: ``(N, ...)``, one prediction per member."""
         batch_shape = x.shape[:-1]
-        flat = x.reshape(1, -1, x.shape[-1]).expand(self.n_members, -1, -1)
-        return at_least_float32(self.layers(flat)).view(self.n_members, *batch_shape)
+        flat = x.reshape(-1, x.shape[-1])
+        if x.device.type == "cpu" and len(flat) >= LONG_BATCH and not th.compiler.is_compiling():
+            outputs = th.stack([self._member(flat, n) for n in range(self.n_members)])
+        else:
+            outputs = self.layers(flat.expand(self.n_members, -1, -1))
+        return at_least_float32(outputs).view(self.n_members, *batch_shape)
+
+    def _member(self, x: th.Tensor, n: int) -> th.Tensor:
+        for layer in self.layers:
+            x = layer.member(x, n) if isinstance(layer, EnsembleLinear | EnsembleLayerNorm) else layer(x)
+        return x
