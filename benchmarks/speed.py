@@ -232,6 +232,7 @@ class Stopwatch:
 
 def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
     """Environment steps per second of ``learn()`` with a number of environments, and where the time goes."""
+    import gymnasium as gym
     import torch as th
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import SubprocVecEnv
@@ -241,7 +242,8 @@ def measure_learning(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device == "cpu":
         th.set_num_threads(arguments.threads)
     n_envs = arguments.n_envs
-    env = make_vec_env(arguments.env, n_envs, seed=0, vec_env_cls=SubprocVecEnv if arguments.subprocesses else None)
+    make_env = gym.spec(arguments.env).make  # a new process has registered no environments, but unpickles the spec
+    env = make_vec_env(make_env, n_envs, seed=0, vec_env_cls=SubprocVecEnv if arguments.subprocesses else None)
     # At every round of n environments, n updates: the ratio of updates to steps is the same for every n.
     model = PWM(
         "MlpPolicy",

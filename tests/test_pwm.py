@@ -279,6 +279,12 @@ def test_save_load_continue(tmp_path, ent_coef):
     assert loaded.num_timesteps == 120
 
 
+def test_learning_without_an_environment_says_what_is_missing(tmp_path):
+    PWM("MlpPolicy", Drift(), seed=0, **SMALL).save(tmp_path / "model")
+    with pytest.raises(AssertionError, match="You must set the environment"):
+        PWM.load(tmp_path / "model", device="cpu").learn(10)
+
+
 def test_load_in_a_new_process_predicts_the_same(tmp_path):
     model = PWM("MlpPolicy", "Pendulum-v1", seed=0, **SMALL).learn(60)
     model.save(tmp_path / "model.zip")

@@ -44,6 +44,23 @@ CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
 }
 """The tasks that MT30 adds to dm_control's domains, see `sb3_pwm.envs.custom`."""
 
+# A Meta-World episode of TD-MPC2: 200 control steps, two of them to an agent step.
+META_WORLD_EPISODE_STEPS = 100
+
+META_WORLD_TASKS: tuple[str, ...] = (
+    *("assembly", "basketball", "button-press-topdown", "button-press-topdown-wall", "button-press"),
+    *("button-press-wall", "coffee-button", "coffee-pull", "coffee-push", "dial-turn"),
+    *("disassemble", "door-open", "door-close", "drawer-close", "drawer-open"),
+    *("faucet-open", "faucet-close", "hammer", "handle-press-side", "handle-press"),
+    *("handle-pull-side", "handle-pull", "lever-pull", "peg-insert-side", "peg-unplug-side"),
+    *("pick-out-of-hole", "pick-place", "pick-place-wall", "plate-slide", "plate-slide-side"),
+    *("plate-slide-back", "plate-slide-back-side", "push-back", "push", "push-wall"),
+    *("reach", "reach-wall", "shelf-place", "soccer", "stick-push"),
+    *("stick-pull", "sweep-into", "sweep", "window-open", "window-close"),
+    *("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert"),
+)
+"""Meta-World's 50 tasks, in the order in which the TD-MPC2 release counts them."""
+
 # The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control.
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
@@ -75,3 +92,11 @@ def register_envs() -> None:
                     max_episode_steps=DM_CONTROL_EPISODE_STEPS,
                     kwargs={"domain": domain, "task": task},
                 )
+    for task in META_WORLD_TASKS:
+        if f"Mw-{task}" not in gymnasium.registry:
+            gymnasium.register(
+                id=f"Mw-{task}",
+                entry_point="sb3_pwm.envs.meta_world:MetaWorldEnv",
+                max_episode_steps=META_WORLD_EPISODE_STEPS,
+                kwargs={"task": task},
+            )

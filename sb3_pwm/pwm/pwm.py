@@ -566,8 +566,8 @@ class PWM(OffPolicyAlgorithm):
         :return: The model.
         """
         self._n_updates_at_start, self._deferred = self._n_updates, None
-        assert self.env is not None
-        self._deferring = self.overlap and isinstance(self.env.unwrapped, SubprocVecEnv)
+        # Without an environment SB3 says below what to do.
+        self._deferring = self.overlap and self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:

@@ -1,0 +1,134 @@
+"""Meta-World's tasks, as someone meets them who makes one by its id."""
+
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from sb3_pwm.envs import META_WORLD_TASKS, register_envs
+from sb3_pwm.envs.rendering import import_suite
+
+register_envs()
+
+
+@pytest.fixture
+def meta_world():
+    import_suite()  # the choice of a graphics library comes before the import
+    return pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
+
+
+def episode(env, seed, n_steps):
+    """Observations and rewards of an episode of random actions, one long vector."""
+    rng = np.random.default_rng(0)
+    parts = [env.reset(seed=seed)[0]]
+    for _ in range(n_steps):
+        observation, reward, *_ = env.step(rng.uniform(-1, 1, 4).astype(np.float32))
+        parts += [observation, [reward]]
+    return np.concatenate(parts)
+
+
+def test_there_are_fifty_and_they_are_metaworlds(meta_world):
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    assert sorted(f"{task}-v3" for task in META_WORLD_TASKS) == sorted(ALL_V3_ENVIRONMENTS)
+    assert all(f"Mw-{task}" in gymnasium.registry for task in META_WORLD_TASKS)
+
+
+@pytest.mark.usefixtures("meta_world")
+@pytest.mark.parametrize("task", META_WORLD_TASKS)
+def test_a_seed_decides_the_episode(task):
+    env, other = gymnasium.make(f"Mw-{task}"), gymnasium.make(f"Mw-{task}")
+    first, different, again = (episode(env, seed, 10) for seed in (3, 4, 3))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, episode(other, 3, 10))
+    assert not np.array_equal(first, different)
+    assert np.isfinite(first).all()
+    assert np.abs(env.reset(seed=5)[0][-3:]).sum() > 0  # the goal is observable
+    env.close()
+    other.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+def test_reset_without_a_seed_goes_on_with_the_random_stream():
+    env = gymnasium.make("Mw-reach")
+    starts = [env.reset(seed=5)[0], env.reset()[0], env.reset()[0]]
+    assert not np.array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[1], starts[2])
+    np.testing.assert_array_equal(starts[:2], [env.reset(seed=5)[0], env.reset()[0]])
+    env.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+@pytest.mark.parametrize("task", ["reach", "hammer", "bin-picking"])
+def test_gymnasiums_checker_is_satisfied(task, recwarn):
+    env = gymnasium.make(f"Mw-{task}")
+    check_env(env.unwrapped, skip_render_check=True)
+    assert env.observation_space.shape == (39,)
+    assert env.action_space.shape == (4,)
+    env.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+@pytest.mark.parametrize("task", ["reach", "button-press", "drawer-close"])
+def test_scripted_experts_succeed_within_an_episode(task):
+    env = gymnasium.make(f"Mw-{task}")
+    from metaworld.policies import ENV_POLICY_MAP
+
+    expert, (observation, _), successes = ENV_POLICY_MAP[f"{task}-v3"](), env.reset(seed=0), []
+    truncated = False
+    while not truncated:
+        action = np.clip(expert.get_action(observation.astype(np.float64)), -1, 1).astype(np.float32)
+        observation, _, terminated, truncated, info = env.step(action)
+        assert not terminated
+        assert info["is_success"] == (info["success"] == 1.0)
+        successes.append(info["success"])
+    assert len(successes) == 100
+    assert max(successes) == 1.0
+    assert successes[0] == 0.0
+    env.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+def test_reward_is_the_sum_over_the_repeated_steps():
+    once, twice = gymnasium.make("Mw-reach", action_repeat=1), gymnasium.make("Mw-reach")
+    np.testing.assert_array_equal(once.reset(seed=1)[0], twice.reset(seed=1)[0])
+    action = np.array([0.3, -0.5, 0.2, 1.0], np.float32)
+    rewards = [once.step(action)[1], once.step(action)[1]]
+    assert twice.step(action)[1] == pytest.approx(sum(rewards))
+    once.close()
+    twice.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+def test_in_processes_of_their_own():
+    env = make_vec_env("sb3_pwm:Mw-reach", 2, seed=0, vec_env_cls=SubprocVecEnv)
+    env.reset()
+    observations, rewards, _, infos = env.step(np.zeros((2, 4), np.float32))
+    assert observations.shape == (2, 39)
+    assert (rewards > 0).all()
+    assert all(info["success"] == 0.0 for info in infos)
+    env.close()
+
+
+@pytest.mark.usefixtures("meta_world")
+def test_wrong_arguments():
+    env = gymnasium.make("Mw-reach")
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        env.unwrapped.step(np.zeros(3, np.float32))
+    env.close()
+    with pytest.raises(ValueError, match="action_repeat is 0"):
+        gymnasium.make("Mw-reach", action_repeat=0)
+    with pytest.raises(ValueError, match=r"no task 'reech'; nearest: .*'reach'"):
+        gymnasium.make("Mw-reach", task="reech")
+
+
+def test_without_meta_world_the_error_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name == "metaworld" or name.startswith("metaworld.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-pwm\[metaworld\]'"):
+        gymnasium.make("Mw-reach")
