@@ -5,7 +5,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_pwm.common.layers import EnsembleMLP, Mish, mlp
+from sb3_pwm.common.layers import LONG_BATCH, EnsembleMLP, Mish, mlp
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.bfloat16, th.float16, th.float64])
@@ -27,3 +27,17 @@ def test_networks_of_mish_are_the_fast_kind():
     for network in (mlp(3, [4], 2, nn.Mish), EnsembleMLP(2, 3, [4], nn.Mish)):
         kinds = [type(module) for module in network.modules() if isinstance(module, nn.Mish)]
         assert kinds == [Mish]
+
+
+@pytest.mark.parametrize("shape", [(4 * LONG_BATCH + 7,), (3, 2 * LONG_BATCH)])
+def test_many_rows_pass_in_blocks_with_the_same_result(shape):
+    network = mlp(3, [4], 2, nn.Mish)
+    x = th.randn(*shape, 3, requires_grad=True)
+    blocked, whole = network(x), nn.Sequential.forward(network, x)
+    assert blocked.shape == (*shape, 2)
+    th.testing.assert_close(blocked, whole)
+    parameters = [x, *network.parameters()]
+    weights = th.randn_like(whole)
+    expected = th.autograd.grad((weights * whole).sum(), parameters)
+    for actual, gradient in zip(th.autograd.grad((weights * blocked).sum(), parameters), expected, strict=True):
+        th.testing.assert_close(actual, gradient, rtol=1e-4, atol=1e-3)

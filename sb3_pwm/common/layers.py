@@ -11,8 +11,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
-# Rows from which on a CPU evaluates an ensemble one member at a time: what all members need at once falls out of its
-# caches, and its allocator returns and fetches such blocks page by page (docs/speed.md).
+# Rows from which on a CPU evaluates an ensemble one member at a time, and the size of its blocks of rows otherwise. What
+# more of them need at once falls out of its caches, and its allocator gives such memory back and fetches it again page
+# by page (docs/experiments.md).
 LONG_BATCH = 1024
 
 
@@ -114,13 +115,25 @@ class NormedLinear(nn.Linear):
         return self.act(self.ln(super().forward(x)))
 
 
+class MLP(nn.Sequential):
+    """A stack of layers that treat every row alike; a CPU passes many rows through it block by block."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """:param x: ``(..., in_features)``. :return: ``(..., out_features)``."""
+        rows = x.numel() // x.shape[-1]
+        if x.device.type != "cpu" or rows < 4 * LONG_BATCH or th.compiler.is_compiling():
+            return super().forward(x)
+        outputs = [super(MLP, self).forward(block) for block in x.reshape(rows, -1).split(LONG_BATCH)]
+        return th.cat(outputs).view(*x.shape[:-1], -1)
+
+
 def mlp(
     in_features: int,
     hidden: Sequence[int],
     out_features: int,
     activation_fn: type[nn.Module],
     output_activation: nn.Module | None = None,
-) -> nn.Sequential:
+) -> MLP:
     """
     Stack of :class:`NormedLinear` with a plain linear output, or a normed one where the output has an activation.
 
@@ -139,7 +152,7 @@ def mlp(
         layers.append(nn.Linear(sizes[-1], out_features))
     else:
         layers.append(NormedLinear(sizes[-1], out_features, output_activation))
-    network = nn.Sequential(*layers)
+    network = MLP(*layers)
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=INIT_STD)
