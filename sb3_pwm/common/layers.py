@@ -11,9 +11,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
-# Rows from which on a CPU evaluates an ensemble one member at a time, and the size of its blocks of rows otherwise. What
-# more of them need at once falls out of its caches, and its allocator gives such memory back and fetches it again page
-# by page (docs/experiments.md).
+# Rows from which on a CPU evaluates an ensemble one member at a time, and the size of its blocks of rows otherwise:
+# more at once falls out of its caches, and its allocator gives such memory back and fetches it again page by page
+# (docs/experiments.md).
 LONG_BATCH = 1024
 
 

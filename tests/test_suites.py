@@ -1,0 +1,55 @@
+"""MT30 and MT80 against the environments that they name."""
+
+import gymnasium
+import pytest
+
+from sb3_pwm.envs import register_envs
+from sb3_pwm.envs.suites import MT30, MT80, dimensions, env_id, get_suite, normalised_score, published_scores
+
+register_envs()
+
+
+def test_sizes_and_order_are_the_releases():
+    assert (len(MT30.tasks), len(MT80.tasks)) == (30, 80)
+    assert len(set(MT80.tasks)) == 80
+    assert MT80.tasks[:30] == MT30.tasks
+    # Spot checks over the whole list, counted by hand in the release's.
+    expected = {"walker-stand": 0, "cartpole-swingup": 10, "hopper-hop": 18, "walker-walk-backwards": 19}
+    expected |= {"cheetah-jump": 24, "pendulum-spin": 29, "mw-assembly": 30, "mw-reach": 65, "mw-hand-insert": 79}
+    assert {task: MT80.index(task) for task in expected} == expected
+    assert MT80.index("Cup-spin") == MT30.index("cup-spin") == 28
+
+
+@pytest.mark.parametrize("task", MT30.tasks)
+def test_dimensions_are_the_environments(task):
+    env = gymnasium.make(env_id(task))
+    assert dimensions(task) == (env.observation_space.shape[0], env.action_space.shape[0])
+    env.close()
+
+
+def test_largest_dimensions():
+    assert (MT30.observation_dim, MT30.action_dim) == (24, 6)
+    assert (MT80.observation_dim, MT80.action_dim) == (39, 6)
+    assert set(MT80.env_ids) <= set(gymnasium.registry)
+
+
+def test_published_scores_cover_the_suites():
+    for suite in (MT30, MT80):
+        scores = published_scores(suite.name)
+        assert set(scores) == set(suite.tasks)
+        assert all(0.0 <= score <= 1.0 for row in scores.values() for score in row.values())
+    assert published_scores("mt30")["walker-walk"] == {"pwm_48m": 0.9858, "tdmpc2": 0.979}
+
+
+def test_scores():
+    assert normalised_score("walker-walk", 950.0) == 0.95
+    assert normalised_score("mw-reach", 1800.0, success_rate=0.8) == 0.8
+    with pytest.raises(ValueError, match="success_rate"):
+        normalised_score("mw-reach", 1800.0)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"mt30 has no task 'walker-wlk'; nearest: walker-walk"):
+        MT30.index("walker-wlk")
+    with pytest.raises(ValueError, match=r"no suite 'mt50'; the suites are mt30, mt80"):
+        get_suite("mt50")
