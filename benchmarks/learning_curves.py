@@ -873,12 +873,14 @@ def ratio_cell(pwm: Sequence[Curve], sac: Sequence[Curve], target: float, cpu: b
     return f"{bound}{mean(sac_seconds) / mean(reached):.2g}"
 
 
-def make_table(curves: Sequence[Curve], cpu: bool = False) -> str:
+def make_table(curves: Sequence[Curve], cpu: bool = False, sac_at: int | None = None) -> str:
     """
     The comparison as a Markdown table.
 
     :param curves: All curves
     :param cpu: Whether times are process CPU seconds instead of wall-clock
+    :param sac_at: Environment steps at which SAC's mean score is the score to reach, in place of each task's; tasks
+        without a curve of SAC that goes so far are left out
     """
     clock = "CPU time" if cpu else "wall-clock"
     lines = [
@@ -891,6 +893,12 @@ def make_table(curves: Sequence[Curve], cpu: bool = False) -> str:
         groups = group_by_label(of_env)
         target = target_of(task, of_env)
         sac = groups.pop("SAC", [])
+        if sac_at is not None:
+            task = dataclasses.replace(task, steps=sac_at // task.action_repeat, target=None)
+            scores = [score for curve in sac if (score := curve.score_at(task.steps)) is not None]
+            if not scores:
+                continue
+            target = mean(scores)
         for label, pwm in (groups or {"PWM": []}).items():
             name = env if label == "PWM" else f"{env} ({label})"
             cells = [name, f"{task.steps * task.action_repeat:,}", score_cell(pwm, task.steps)]
@@ -907,7 +915,7 @@ def make_table(curves: Sequence[Curve], cpu: bool = False) -> str:
 
 def table_command(args: argparse.Namespace) -> int:
     """The ``table`` subcommand."""
-    print(make_table(read_curves(args.out), cpu=args.clock == "cpu"))
+    print(make_table(read_curves(args.out), cpu=args.clock == "cpu", sac_at=args.sac_at))
     return 0
 
 
@@ -980,6 +988,10 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, function, text)
         sub.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="wall-clock or process CPU time")
+        if name == "table":
+            sub.add_argument(
+                "--sac-at", type=int, help="the score to reach is SAC's at this many environment steps, such as 100000"
+            )
         if name == "plot":
             sub.add_argument("--no-published", dest="published", action="store_false", help="no published scores")
     return parser

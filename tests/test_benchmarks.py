@@ -150,6 +150,24 @@ def test_table(walker: Path) -> None:
     ]
 
 
+def test_table_of_the_score_that_sac_has_at_a_step(walker: Path) -> None:
+    table = learning_curves.make_table(learning_curves.read_curves(walker), sac_at=120_000)
+    cells = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+    # SAC's seeds have 905 and 800 then: PWM passes their mean after 200 and 100 s, SAC after 300 s and not within 450.
+    assert cells == [
+        "Walker-walk",
+        "120,000",
+        "**930** (920 at 60,000, 940 at 60,000)",
+        "**852** (905, 800)",
+        "852 (SAC's)",
+        "150 s",
+        "300 s (1 of 2)",
+        "> 2.5",
+    ]
+    # Nobody ran so far: no row but the head
+    assert len(learning_curves.make_table(learning_curves.read_curves(walker), sac_at=400_000).splitlines()) == 2
+
+
 def test_target_without_a_number_is_sacs_score(tmp_path: Path) -> None:
     for seed, score in ((0, 1000.0), (1, 2000.0)):
         write_curve(tmp_path, "sac", "Hopper-v5", seed, [(50_000, 100, score)])
