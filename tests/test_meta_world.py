@@ -63,8 +63,8 @@ def test_reset_without_a_seed_goes_on_with_the_random_stream():
 
 
 @pytest.mark.usefixtures("meta_world")
-@pytest.mark.parametrize("task", ["reach", "hammer", "bin-picking"])
-def test_gymnasiums_checker_is_satisfied(task, recwarn):
+@pytest.mark.parametrize("task", META_WORLD_TASKS)
+def test_gymnasiums_checker_is_satisfied(task):
     env = gymnasium.make(f"Mw-{task}")
     check_env(env.unwrapped, skip_render_check=True)
     assert env.observation_space.shape == (39,)

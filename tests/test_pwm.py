@@ -279,6 +279,13 @@ def test_save_load_continue(tmp_path, ent_coef):
     assert loaded.num_timesteps == 120
 
 
+def test_no_updates_change_nothing():
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(30)
+    before = parameters_of(model)
+    model.train(gradient_steps=0, batch_size=8)
+    assert_same_parameters(before, parameters_of(model))
+
+
 def test_learning_without_an_environment_says_what_is_missing(tmp_path):
     PWM("MlpPolicy", Drift(), seed=0, **SMALL).save(tmp_path / "model")
     with pytest.raises(AssertionError, match="You must set the environment"):

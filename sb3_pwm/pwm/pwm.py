@@ -340,6 +340,8 @@ class PWM(OffPolicyAlgorithm):
                 self._update_actor_and_critics(batch, metrics)
                 self._n_updates += 1
 
+        if not metrics:
+            return
         # One transfer for all of them, after the last update: nothing before it waits for the device.
         means = th.stack([th.stack(values).mean() for values in metrics.values()]).tolist()
         for name, mean in zip(metrics, means, strict=True):
