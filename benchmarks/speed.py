@@ -85,12 +85,12 @@ def make_model(arguments: argparse.Namespace) -> Any:
     return model
 
 
-def matrix_product_rate(device: str) -> float:
-    """Measured FLOP/s of a large float32 matrix product, the best of several."""
+def matrix_product_rate(device: str, precision: str = "float32") -> float:
+    """Measured FLOP/s of a large matrix product, the best of several."""
     import torch as th
 
     n = 8192 if device == "cuda" else 1024
-    a, b = th.randn(n, n, device=device), th.randn(n, n, device=device)
+    a, b = th.randn(2, n, n, device=device).to(getattr(th, precision))
     best = 0.0
     for _ in range(10):
         started = clock(device)
@@ -168,7 +168,9 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
         update()
     rate = 0.0
     for _ in range(arguments.rounds):
-        rate = max(rate, matrix_product_rate(device))  # in every round, since other work comes and goes
+        rate = max(
+            rate, matrix_product_rate(device, arguments.precision)
+        )  # in every round, since other work comes and goes
         for name, update in parts.items():
             started = clock(device)
             for _ in range(arguments.repeats):

@@ -444,6 +444,24 @@ def test_bfloat16_learns_about_the_same():
         assert distance < 0.5 * way, name
 
 
+def test_replay_buffer_on_the_device_teaches_the_same(tmp_path):
+    models = []
+    for storage in ("host", "device"):
+        env = VecNormalize(make_vec_env(Drift, 2, seed=0))
+        kwargs = dict(replay_buffer_kwargs=dict(storage=storage), buffer_size=64)  # small: old steps are overwritten
+        models.append(PWM("MlpPolicy", env, seed=0, **SMALL, **kwargs).learn(100))
+    host, device = models
+    assert device.replay_buffer._rows is not None
+    for name, value in parameters_of(host).items():
+        th.testing.assert_close(parameters_of(device)[name], value, rtol=1e-2, atol=1e-3, msg=name)
+    device.save_replay_buffer(tmp_path / "buffer.pkl")
+    device.load_replay_buffer(tmp_path / "buffer.pkl")
+    rows = device.replay_buffer._device_rows().clone()
+    device.learn(2, reset_num_timesteps=False)
+    changed = (device.replay_buffer._rows != rows).any(-1).any(-1)
+    assert changed.sum() == 1  # the one step that was taken since
+
+
 def test_checkpointed_rollout_computes_the_same():
     plain = PWM("MlpPolicy", Drift(), seed=0, horizon=5, **SMALL).learn(40)
     checkpointed = PWM("MlpPolicy", Drift(), seed=0, horizon=5, checkpoint_rollout=True, **SMALL).learn(40)
