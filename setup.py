@@ -78,7 +78,17 @@ setup(
         "metaworld": ["metaworld>=3.0.0,<3.1"],
         "minari": ["minari[hdf5]>=0.5.4"],
         "plots": ["rl-zoo3[plots]", "plotly"],
-        "tests": ["metaworld>=3.0.0,<3.1", "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=77"],
+        # minari 0.5.4 needs Python 3.11
+        "tests": [
+            "metaworld>=3.0.0,<3.1",
+            "minari[hdf5]>=0.5.4; python_version >= '3.11'",
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "setuptools>=77",
+        ],
         "docs": ["sphinx", "myst-parser", "furo"],
     },
 )

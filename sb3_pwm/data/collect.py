@@ -1,0 +1,503 @@
+r"""
+Collect data sets to pretrain world models on, one Minari data set per task.
+
+::
+
+    python -m sb3_pwm.data.collect --suite mt30 --steps 20000 --out data --processes 2
+    python -m sb3_pwm.data.collect --tasks mw-reach mw-push --behaviour random expert:0.3=2 --steps 5000 --out data
+    python -m sb3_pwm.data.collect --tasks walker-walk --behaviour policy:logs/pwm/Walker-walk_1:0.2 --steps 9000 \
+        --out data
+
+An interrupted command goes on where it was when it is given again: every episode depends on its number only, and is
+kept as soon as it is complete. ``MINARI_DATASETS_PATH=data minari list local`` shows what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_pwm.common.files import replacing
+
+# Not through sb3_pwm.envs' public tables at import: data lies below envs, and only this command needs them.
+Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+KINDS = ("random", "expert", "policy")
+# Steps that are written to one file while a task is collected, and lost at most when the command is killed.
+SHARD_STEPS = 2_000
+PARTIAL = ".collecting"
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour:
+    """
+    What acts in an episode.
+
+    :param kind: ``"random"`` (uniform actions), ``"expert"`` (Meta-World's scripted policy) or ``"policy"`` (a trained
+        SB3 or PWM model).
+    :param source: The model of ``"policy"``: a run's folder as rl-zoo3 writes it, or a zip file in one.
+    :param noise: Standard deviation of Gaussian noise on the actions.
+    :param weight: Share of the episodes, relative to the other behaviours'.
+    """
+
+    kind: str
+    source: str = ""
+    noise: float = 0.0
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Behaviour:
+        """
+        :param text: ``random``, ``expert``, ``expert:NOISE``, ``policy:PATH`` or ``policy:PATH:NOISE``; each may end in
+            ``=WEIGHT``.
+        :raises ValueError: If it is of another form.
+        """
+        body, _, weight = text.partition("=")
+        kind, *parts = body.split(":")
+        try:
+            noise = float(parts.pop()) if parts and kind != "random" and _is_number(parts[-1]) else 0.0
+            behaviour = cls(kind, ":".join(parts), noise, float(weight or 1.0))
+        except ValueError:
+            behaviour = cls("?")
+        valid = behaviour.kind in KINDS and (behaviour.kind == "policy") == bool(behaviour.source)
+        if not valid or behaviour.noise < 0.0 or not behaviour.weight > 0.0:
+            raise ValueError(
+                f"{text!r} is no behaviour: give random, expert[:NOISE] or policy:PATH[:NOISE], "
+                "each with =WEIGHT or without."
+            )
+        return behaviour
+
+    def __str__(self) -> str:
+        parts = [self.kind, self.source, f"{self.noise:g}" if self.noise else ""]
+        return ":".join(part for part in parts if part)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def make_policy(behaviour: Behaviour, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
+    """
+    :param behaviour: What acts.
+    :param task: The task, as the releases spell it.
+    :param env: Its environment.
+    :return: Actions of observations; noise is added elsewhere.
+    :raises ValueError: If the behaviour does not exist for the task, or its model does not fit it.
+    :raises FileNotFoundError: If its model is not there.
+    """
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    if behaviour.kind == "random":
+        return lambda _: space.sample()
+    if behaviour.kind == "expert":
+        if not task.startswith("mw-"):
+            raise ValueError(f"{task} has no scripted expert, only Meta-World's tasks have: use policy:PATH.")
+        from metaworld import policies
+
+        expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]
+        return lambda observation: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
+    return _load_policy(Path(behaviour.source), task, env)
+
+
+def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
+    """The deterministic actions of a model that rl-zoo3 has written, with its normalisation of observations."""
+    import rl_zoo3.utils
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    import sb3_pwm.zoo  # noqa: F401 (adds PWM to rl-zoo3's algorithms)
+
+    # <algo>/<env>_<number>/<env>.zip, and <env>/vecnormalize.pkl beside it
+    folder = path.parent if path.suffix == ".zip" else path
+    env_name = folder.name.rpartition("_")[0]
+    file = path if path.suffix == ".zip" else folder / f"{env_name}.zip"
+    algorithm = folder.resolve().parent.name
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no model {file}: give a run's folder, such as logs/pwm/Walker-walk_1.")
+    if algorithm not in rl_zoo3.utils.ALGOS:
+        raise ValueError(
+            f"{folder} does not lie in a folder named after an algorithm of rl-zoo3, but in {algorithm!r}."
+        )
+    model = rl_zoo3.utils.ALGOS[algorithm].load(file, device="cpu")
+    if (
+        model.observation_space.shape != env.observation_space.shape
+        or model.action_space.shape != env.action_space.shape
+    ):
+        raise ValueError(
+            f"{file} was trained on observations {model.observation_space.shape} and actions "
+            f"{model.action_space.shape}; {task} has {env.observation_space.shape} and {env.action_space.shape}."
+        )
+    statistics = folder / env_name / "vecnormalize.pkl"
+    normalise: Callable[[Any], Any] = lambda observation: observation  # noqa: E731
+    if statistics.is_file():
+        normalise = VecNormalize.load(str(statistics), DummyVecEnv([lambda: env])).normalize_obs
+    return lambda observation: model.predict(normalise(observation), deterministic=True)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """
+    What to collect for one task.
+
+    :param task: As the releases spell it, e.g. ``"walker-walk"``.
+    :param steps: Agent steps, at least; the last episode is complete.
+    :param behaviours: What acts, by weight.
+    :param seed: Seed of the task's episodes.
+    :param folder: Where the parts lie until all are there.
+    """
+
+    task: str
+    steps: int
+    behaviours: tuple[Behaviour, ...]
+    seed: int
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for an interrupted collection to go on."""
+        return {
+            "task": self.task,
+            "behaviours": [[str(behaviour), behaviour.weight] for behaviour in self.behaviours],
+            "seed": self.seed,
+        }
+
+
+Episode = dict[str, NDArray[Any]]
+"""``observations (T + 1, O)``, ``actions (T, A)``, ``rewards (T,)``, ``terminations (T,)``, ``truncations (T,)``,
+``behaviour ()`` and, where the task defines it, ``success (T,)``."""
+
+
+def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence) -> Episode:
+    """
+    :param env: The environment, with a limit of its steps.
+    :param policy: See :func:`make_policy`.
+    :param noise: Standard deviation of the noise on its actions.
+    :param seed: Decides the episode's start, its random actions and the noise.
+    :return: The episode, without its ``behaviour``.
+    """
+    start, actions_seed, noise_seed = (int(word) for word in seed.generate_state(3))
+    env.action_space.seed(actions_seed)
+    rng = np.random.default_rng(noise_seed)
+    observation, _ = env.reset(seed=start)
+    observations, actions, rewards, terminations, truncations, successes = [observation], [], [], [], [], []
+    ended = False
+    while not ended:
+        action = policy(observation)
+        if noise > 0.0:
+            action = action + np.float32(noise) * rng.standard_normal(action.shape, np.float32)
+        action = np.clip(action, -1.0, 1.0)
+        observation, reward, terminated, truncated, info = env.step(action)
+        ended = terminated or truncated
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        terminations.append(terminated)
+        truncations.append(truncated)
+        if "success" in info:
+            successes.append(float(info["success"]))
+    episode: Episode = {
+        "observations": np.stack(observations).astype(np.float32),
+        "actions": np.stack(actions),
+        "rewards": np.array(rewards, np.float32),
+        "terminations": np.array(terminations),
+        "truncations": np.array(truncations),
+    }
+    return {**episode, "success": np.array(successes, np.float32)} if successes else episode
+
+
+def behaviour_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
+    """:param weights: Of the behaviours. :return: Which one acts in episode 0, 1, ..., as near to them as can be."""
+    shares = np.array(weights) / np.sum(weights)
+    counts = np.zeros(len(shares))
+    for n in range(1, sys.maxsize):
+        chosen = int(np.argmax(shares * n - counts))
+        counts[chosen] += 1
+        yield chosen
+
+
+def read_shards(folder: Path) -> list[Episode]:
+    """
+    :param folder: Of an unfinished task.
+    :return: Its episodes so far.
+    :raises ValueError: If a file is damaged; the message names it.
+    """
+    episodes: list[Episode] = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                n_episodes = int(arrays["n_episodes"])
+                for i in range(n_episodes):
+                    prefix = f"{i}/"
+                    episodes.append({k.removeprefix(prefix): arrays[k] for k in arrays.files if k.startswith(prefix)})
+        except Exception as error:  # zipfile, zlib, numpy and KeyError, by where the file ends
+            raise ValueError(f"{path} is damaged ({error}): delete it, and the command makes it again.") from error
+    return episodes
+
+
+def collect_task(job: Job, progress: Callable[[str, int], None] = lambda task, steps: None) -> str:
+    """
+    Collect a task's episodes, going on with those that are there.
+
+    :param job: What to collect.
+    :param progress: Called with the task and the steps of each new episode.
+    :return: The task.
+    :raises ValueError: If what is there was collected with other settings, or a file of it is damaged.
+    """
+    from sb3_pwm.envs import register_envs
+    from sb3_pwm.envs.suites import env_id
+
+    register_envs()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    settings = job.folder / "settings.json"
+    if settings.is_file() and json.loads(settings.read_text()) != job.settings:
+        raise ValueError(f"{job.folder} was collected with other settings: give them again, or --overwrite.")
+    if not settings.is_file():
+        with replacing(settings) as file:
+            file.write(json.dumps(job.settings).encode())
+    before = read_shards(job.folder)
+    n_steps, n_episodes = sum(len(episode["rewards"]) for episode in before), len(before)
+    progress(job.task, n_steps)
+
+    env = gymnasium.make(env_id(job.task))
+    policies = [make_policy(behaviour, job.task, env) for behaviour in job.behaviours]
+    shard: list[Episode] = []
+    for n, chosen in enumerate(behaviour_of_each_episode([behaviour.weight for behaviour in job.behaviours])):
+        if n_steps >= job.steps:
+            break
+        if n < n_episodes:
+            continue
+        # By its number alone, so that an interrupted collection and a whole one have the same episodes
+        seed = np.random.SeedSequence([job.seed, n, *job.task.encode()])
+        episode = run_episode(env, policies[chosen], job.behaviours[chosen].noise, seed)
+        episode["behaviour"] = np.array(chosen)
+        shard.append(episode)
+        n_steps += len(episode["rewards"])
+        progress(job.task, len(episode["rewards"]))
+        if n_steps >= job.steps or sum(len(episode["rewards"]) for episode in shard) >= SHARD_STEPS:
+            arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
+            with replacing(job.folder / f"{n + 1 - len(shard):08d}.npz") as file:
+                np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
+            shard = []
+    env.close()
+    return job.task
+
+
+def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
+    """
+    Turn a task's parts into a Minari data set, which is whole or not there.
+
+    :param job: What was collected.
+    :param dataset_id: The data set's id, such as ``"mt30/walker-walk-v0"``.
+    :param out: The folder of data sets.
+    :return: Its statistics, as they stand in its metadata.
+    """
+    import minari
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    from sb3_pwm.envs.suites import env_id
+
+    episodes = read_shards(job.folder)
+    buffers = [
+        EpisodeBuffer(
+            id=number,
+            observations=episode["observations"],
+            actions=episode["actions"],
+            rewards=episode["rewards"],
+            terminations=episode["terminations"],
+            truncations=episode["truncations"],
+            # Minari keeps the info of the reset too.
+            infos={"success": np.concatenate([[0.0], episode["success"]])} if "success" in episode else {},
+        )
+        for number, episode in enumerate(episodes)
+    ]
+    returns = np.array([episode["rewards"].sum() for episode in episodes])
+    names = [str(job.behaviours[int(episode["behaviour"])]) for episode in episodes]
+    statistics: dict[str, Any] = {
+        "task": job.task,
+        "seed": job.seed,
+        "behaviours": ", ".join(f"{name} ({names.count(name)} episodes)" for name in dict.fromkeys(names)),
+        "return_mean": float(returns.mean()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+    }
+    if "success" in episodes[0]:
+        statistics["success_rate"] = float(np.mean([episode["success"].max() for episode in episodes]))
+
+    # Written beside its place and moved there when complete
+    writing = job.folder / "minari"
+    shutil.rmtree(writing, ignore_errors=True)
+    previous = os.environ.get("MINARI_DATASETS_PATH")
+    try:
+        os.environ["MINARI_DATASETS_PATH"] = str(writing)
+        with warnings.catch_warnings():
+            # It would like an author, his address and a link to his code.
+            warnings.filterwarnings("ignore", module="minari")
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=gymnasium.spec(env_id(job.task)),
+                algorithm_name=statistics["behaviours"],
+                description=f"{job.task}, collected by python -m sb3_pwm.data.collect",
+            )
+        dataset.storage.update_metadata(statistics)
+        os.environ["MINARI_DATASETS_PATH"] = str(out)
+        namespace = dataset_id.rpartition("/")[0]
+        if namespace not in list_local_namespaces():
+            create_namespace(namespace)
+    finally:
+        if previous is None:
+            os.environ.pop("MINARI_DATASETS_PATH", None)
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = previous
+    target = out / dataset_id
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(writing / dataset_id, target)
+    shutil.rmtree(job.folder)
+    return {**statistics, "episodes": len(episodes), "steps": sum(len(episode["rewards"]) for episode in episodes)}
+
+
+_queue: Any = None
+
+
+def _start_worker(queue: Any) -> None:
+    global _queue
+    _queue = queue
+    import torch
+
+    torch.set_num_threads(1)  # there are as many processes as cores
+
+
+def _work(job: Job) -> str:
+    return collect_task(job, lambda task, steps: _queue.put(steps))
+
+
+def collect(
+    tasks: Sequence[str],
+    steps: int,
+    out: str | Path,
+    behaviours: Sequence[Behaviour] = (Behaviour("random"),),
+    processes: int = 1,
+    seed: int = 0,
+    namespace: str = "sb3-pwm",
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """
+    Collect a Minari data set for each of several tasks.
+
+    :param tasks: Tasks of MT80 as the releases spell them, or their environment ids.
+    :param steps: Agent steps per task.
+    :param out: Folder of the data sets, as ``MINARI_DATASETS_PATH`` names it to Minari.
+    :param behaviours: What acts, by weight.
+    :param processes: Number of processes; a task is one process's.
+    :param seed: Seed of everything.
+    :param namespace: First part of the data sets' ids.
+    :param overwrite: Whether to replace data sets that are there, finished or not.
+    :return: Statistics of each task's data set.
+    :raises ValueError: If a task is unknown, or something is there that was collected with other settings.
+    :raises FileExistsError: If a data set is there and ``overwrite`` is not set; nothing is collected then.
+    """
+    from tqdm import tqdm
+
+    from sb3_pwm.envs.suites import MT80
+
+    out = Path(out).resolve()
+    names = [MT80.tasks[MT80.index(task)] for task in tasks]
+    ids = {name: f"{namespace}/{name}-v0" for name in names}
+    present = [dataset_id for dataset_id in ids.values() if (out / dataset_id).exists()]
+    if present and not overwrite:
+        raise FileExistsError(f"{out} already holds {', '.join(present)}: choose another folder, or --overwrite.")
+    folders = {name: out / PARTIAL / namespace / name for name in names}
+    if overwrite:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    jobs = [Job(name, steps, tuple(behaviours), seed, folders[name]) for name in ids]
+
+    results = {}
+    # Not forked: graphics libraries and threads do not survive it.
+    context = get_context("spawn")
+    queue = context.Queue()
+    bar = tqdm(total=steps * len(jobs), unit="step", disable=None, smoothing=0.05)
+    with ProcessPoolExecutor(processes, context, _start_worker, (queue,)) as pool:
+        pending = {pool.submit(_work, job): job for job in jobs}
+        try:
+            while pending:
+                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    bar.update(queue.get())
+                for future in done:
+                    job = pending.pop(future)
+                    future.result()
+                    results[job.task] = write_dataset(job, ids[job.task], out)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.close()
+    shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    return [results[name] for name in ids]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line, see the module."""
+    from sb3_pwm.envs.suites import SUITES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_pwm.data.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tasks", nargs="+", help="tasks of MT80, such as walker-walk mw-reach")
+    which.add_argument("--suite", choices=tuple(SUITES), help="all tasks of a suite")
+    parser.add_argument("--steps", type=int, required=True, help="agent steps per task")
+    parser.add_argument(
+        "--behaviour", nargs="+", default=["random"], help="random, expert[:NOISE], policy:PATH[:NOISE]"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    options = parser.parse_args(arguments)
+    tasks = SUITES[options.suite].tasks if options.suite else options.tasks
+    started = time.perf_counter()
+    try:
+        results = collect(
+            tasks,
+            options.steps,
+            options.out,
+            [Behaviour.parse(text) for text in options.behaviour],
+            options.processes,
+            options.seed,
+            options.suite or "sb3-pwm",
+            options.overwrite,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{'task':30} {'episodes':>8} {'steps':>9} {'return: mean':>12} {'min':>9} {'max':>9} {'success':>8}")
+    for row in results:
+        success = f"{row['success_rate']:.0%}" if "success_rate" in row else "-"
+        numbers = f"{row['return_mean']:12.1f} {row['return_min']:9.1f} {row['return_max']:9.1f} {success:>8}"
+        print(f"{row['task']:30} {row['episodes']:8} {row['steps']:9,} {numbers}")
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    print(f"{options.out}: {size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
