@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from sb3_pwm import PWM
-from sb3_pwm.data.collect import Behaviour, Job, behaviour_of_each_episode, collect, collect_task, make_policy
+from sb3_pwm.data.collect import (
+    Behaviour,
+    Job,
+    behaviour_of_each_episode,
+    collect,
+    collect_task,
+    make_policy,
+    write_dataset,
+)
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 
@@ -88,6 +96,31 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch)
         np.testing.assert_array_equal(one.observations, other.observations)
         np.testing.assert_array_equal(one.actions, other.actions)
     assert not (tmp_path / "killed" / ".collecting").exists()
+
+
+def test_interrupted_between_two_tasks_goes_on_with_the_second(tmp_path, monkeypatch):
+    def interrupted(job, *arguments):
+        if job.task == "cup-spin":
+            raise KeyboardInterrupt
+        return write_dataset(job, *arguments)
+
+    options = dict(tasks=["cup-catch", "cup-spin"], out=tmp_path, namespace="mt30")
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_pwm.data.collect.write_dataset", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(steps=500, **options)
+    finished = tmp_path / "mt30/cup-catch-v0/data/main_data.hdf5"
+    before = finished.stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match="cup-catch"):  # not the same command
+        collect(steps=1000, **options)
+    rows = collect(steps=500, **options)
+    assert [(row["task"], row["episodes"], row["steps"]) for row in rows] == [
+        ("cup-catch", 1, 500),
+        ("cup-spin", 1, 500),
+    ]
+    assert finished.stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match=r"cup-catch.*cup-spin"):  # finished
+        collect(steps=500, **options)
 
 
 def test_finished_data_is_not_overwritten_unless_told_to(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ kept as soon as it is complete. ``MINARI_DATASETS_PATH=data minari list local`` 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -306,7 +307,7 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     :param job: What was collected.
     :param dataset_id: The data set's id, such as ``"mt30/walker-walk-v0"``.
     :param out: The folder of data sets.
-    :return: Its statistics, as they stand in its metadata.
+    :return: See :func:`read_statistics`.
     """
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -371,7 +372,15 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     shutil.rmtree(target, ignore_errors=True)
     os.replace(writing / dataset_id, target)
     shutil.rmtree(job.folder)
-    return {**statistics, "episodes": len(episodes), "steps": sum(len(episode["rewards"]) for episode in episodes)}
+    return read_statistics(target)
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    """:param path: A data set's folder. :return: Its statistics, and how many ``episodes`` and ``steps`` it has."""
+    metadata = json.loads((path / "data" / "metadata.json").read_text())
+    names = ("task", "seed", "behaviours", "return_mean", "return_min", "return_max", "success_rate")
+    statistics = {name: metadata[name] for name in names if name in metadata}
+    return {**statistics, "episodes": metadata["total_episodes"], "steps": metadata["total_steps"]}
 
 
 _queue: Any = None
@@ -410,7 +419,7 @@ def collect(
     :param seed: Seed of everything.
     :param namespace: First part of the data sets' ids.
     :param overwrite: Whether to replace data sets that are there, finished or not.
-    :return: Statistics of each task's data set.
+    :return: Statistics of each task's data set, see :func:`read_statistics`.
     :raises ValueError: If a task is unknown, or something is there that was collected with other settings.
     :raises FileExistsError: If a data set is there and ``overwrite`` is not set; nothing is collected then.
     """
@@ -421,20 +430,29 @@ def collect(
     out = Path(out).resolve()
     names = [MT80.tasks[MT80.index(task)] for task in tasks]
     ids = {name: f"{namespace}/{name}-v0" for name in names}
-    present = [dataset_id for dataset_id in ids.values() if (out / dataset_id).exists()]
-    if present and not overwrite:
-        raise FileExistsError(f"{out} already holds {', '.join(present)}: choose another folder, or --overwrite.")
-    folders = {name: out / PARTIAL / namespace / name for name in names}
+    partial = out / PARTIAL / namespace
+    jobs = [Job(name, steps, tuple(behaviours), seed, partial / name) for name in ids]
+    # What an interrupted command has finished already is its own, and kept; anything else is somebody's data.
+    command = {"steps": steps, "tasks": [job.settings for job in jobs]}
+    marker = partial / "command.json"
+    resumed = marker.is_file() and json.loads(marker.read_text()) == command
+    finished = {name: dataset_id for name, dataset_id in ids.items() if (out / dataset_id).exists()}
     if overwrite:
-        for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
-    jobs = [Job(name, steps, tuple(behaviours), seed, folders[name]) for name in ids]
+        shutil.rmtree(partial, ignore_errors=True)
+        finished = {}
+    elif finished and not resumed:
+        raise FileExistsError(
+            f"{out} already holds {', '.join(finished.values())}: choose another folder, or --overwrite."
+        )
+    with replacing(marker) as file:
+        file.write(json.dumps(command).encode())
 
-    results = {}
+    results = {name: read_statistics(out / dataset_id) for name, dataset_id in finished.items()}
+    jobs = [job for job in jobs if job.task not in finished]
     # Not forked: graphics libraries and threads do not survive it.
     context = get_context("spawn")
     queue = context.Queue()
-    bar = tqdm(total=steps * len(jobs), unit="step", disable=None, smoothing=0.05)
+    bar = tqdm(total=steps * len(ids), initial=steps * len(finished), unit="step", disable=None, smoothing=0.05)
     with ProcessPoolExecutor(processes, context, _start_worker, (queue,)) as pool:
         pending = {pool.submit(_work, job): job for job in jobs}
         try:
@@ -450,7 +468,9 @@ def collect(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     bar.close()
-    shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another command may be at work for other tasks
+        (out / PARTIAL).rmdir()
     return [results[name] for name in ids]
 
 
