@@ -133,7 +133,7 @@ def test_spaces_are_flat_float32_boxes(env_id, observation_dim, action_dim):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", REPRESENTATIVE)
+@pytest.mark.parametrize("env_id", [*REPRESENTATIVE, *CUSTOM_IDS])
 def test_env_checkers_have_nothing_to_say(env_id):
     env = gymnasium.make(env_id).unwrapped
     with warnings.catch_warnings():
