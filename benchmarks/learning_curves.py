@@ -891,14 +891,12 @@ def make_table(curves: Sequence[Curve], cpu: bool = False, sac_at: int | None = 
     for env, of_env in group_by_env(curves).items():
         task = task_of(env, of_env)
         groups = group_by_label(of_env)
-        target = target_of(task, of_env)
-        sac = groups.pop("SAC", [])
         if sac_at is not None:
             task = dataclasses.replace(task, steps=sac_at // task.action_repeat, target=None)
-            scores = [score for curve in sac if (score := curve.score_at(task.steps)) is not None]
-            if not scores:
-                continue
-            target = mean(scores)
+        target = target_of(task, of_env)
+        if sac_at is not None and target is None:
+            continue
+        sac = groups.pop("SAC", [])
         for label, pwm in (groups or {"PWM": []}).items():
             name = env if label == "PWM" else f"{env} ({label})"
             cells = [name, f"{task.steps * task.action_repeat:,}", score_cell(pwm, task.steps)]

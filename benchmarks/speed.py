@@ -168,9 +168,8 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
         update()
     rate = 0.0
     for _ in range(arguments.rounds):
-        rate = max(
-            rate, matrix_product_rate(device, arguments.precision)
-        )  # in every round, since other work comes and goes
+        # In every round, since other work comes and goes
+        rate = max(rate, matrix_product_rate(device, arguments.precision))
         for name, update in parts.items():
             started = clock(device)
             for _ in range(arguments.repeats):

@@ -3,8 +3,8 @@
 import gymnasium
 import pytest
 
-from sb3_pwm.envs import register_envs
-from sb3_pwm.envs.suites import MT30, MT80, dimensions, env_id, get_suite, normalised_score, published_scores
+from sb3_pwm.envs import env_id, register_envs
+from sb3_pwm.envs.suites import MT30, MT80, dimensions, get_suite, normalised_score, published_scores
 
 register_envs()
 

@@ -95,7 +95,8 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _host_rows(self, steps: slice) -> th.Tensor:
         """Those steps of the host's arrays as rows, see :attr:`_rows`."""
         parts = (self.observations, self.next_observations, self.actions, self.rewards, self.dones, self.timeouts)
-        flat = [part[steps].reshape(*part[steps].shape[:1], self.n_envs, -1).astype(np.float32) for part in parts]
+        n_steps = steps.stop - steps.start
+        flat = [part[steps].reshape(n_steps, self.n_envs, -1).astype(np.float32) for part in parts]
         return th.from_numpy(np.concatenate(flat, axis=-1))
 
     def _device_rows(self) -> th.Tensor:
@@ -181,22 +182,19 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def _gather_on_device(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[th.Tensor, ...]:
         """The same from the device's rows; VecNormalize's statistics are applied there."""
-        rows = self._device_rows()[self._index(steps), self._index(envs)]  # (H, B, row)
+        rows = self._device_rows()[self._send(steps), self._send(envs)]  # (H, B, row)
         size = int(np.prod(self.obs_shape))  # type: ignore[arg-type]
         before, after, actions, rest = rows.split([size, size, self.action_dim, 3], dim=-1)
         observations = th.cat([before[:1], after]).unflatten(-1, self.obs_shape)  # type: ignore[arg-type]
         rewards, dones, timeouts = rest.unbind(-1)
         if env is not None and env.norm_obs:
             assert isinstance(env.obs_rms, RunningMeanStd)
-            mean, var = (self._constant(value) for value in (env.obs_rms.mean, env.obs_rms.var))
+            mean, var = (self._send(value.astype(np.float32)) for value in (env.obs_rms.mean, env.obs_rms.var))
             observations = ((observations - mean) / th.sqrt(var + env.epsilon)).clamp(-env.clip_obs, env.clip_obs)
         if env is not None and env.norm_reward:
             scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
             rewards = (rewards / scale).clamp(-env.clip_reward, env.clip_reward)
         return observations, actions, rewards, dones, timeouts
 
-    def _index(self, values: np.ndarray) -> th.Tensor:
+    def _send(self, values: np.ndarray) -> th.Tensor:
         return th.from_numpy(values).to(self.device, non_blocking=True)
-
-    def _constant(self, values: np.ndarray) -> th.Tensor:
-        return th.from_numpy(values.astype(np.float32)).to(self.device, non_blocking=True)

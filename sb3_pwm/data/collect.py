@@ -252,17 +252,15 @@ def read_shards(folder: Path) -> list[Episode]:
     return episodes
 
 
-def collect_task(job: Job, progress: Callable[[str, int], None] = lambda task, steps: None) -> str:
+def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None) -> None:
     """
     Collect a task's episodes, going on with those that are there.
 
     :param job: What to collect.
-    :param progress: Called with the task and the steps of each new episode.
-    :return: The task.
+    :param progress: Called with the steps that are there, then with those of each new episode.
     :raises ValueError: If what is there was collected with other settings, or a file of it is damaged.
     """
-    from sb3_pwm.envs import register_envs
-    from sb3_pwm.envs.suites import env_id
+    from sb3_pwm.envs import env_id, register_envs
 
     register_envs()
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +272,7 @@ def collect_task(job: Job, progress: Callable[[str, int], None] = lambda task, s
             file.write(json.dumps(job.settings).encode())
     before = read_shards(job.folder)
     n_steps, n_episodes = sum(len(episode["rewards"]) for episode in before), len(before)
-    progress(job.task, n_steps)
+    progress(n_steps)
 
     env = gymnasium.make(env_id(job.task))
     policies = [make_policy(behaviour, job.task, env) for behaviour in job.behaviours]
@@ -290,14 +288,13 @@ def collect_task(job: Job, progress: Callable[[str, int], None] = lambda task, s
         episode["behaviour"] = np.array(chosen)
         shard.append(episode)
         n_steps += len(episode["rewards"])
-        progress(job.task, len(episode["rewards"]))
+        progress(len(episode["rewards"]))
         if n_steps >= job.steps or sum(len(episode["rewards"]) for episode in shard) >= SHARD_STEPS:
             arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
             with replacing(job.folder / f"{n + 1 - len(shard):08d}.npz") as file:
                 np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
             shard = []
     env.close()
-    return job.task
 
 
 def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
@@ -313,7 +310,7 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.namespace import create_namespace, list_local_namespaces
 
-    from sb3_pwm.envs.suites import env_id
+    from sb3_pwm.envs import env_id
 
     episodes = read_shards(job.folder)
     buffers = [
@@ -394,8 +391,8 @@ def _start_worker(queue: Any) -> None:
     torch.set_num_threads(1)  # there are as many processes as cores
 
 
-def _work(job: Job) -> str:
-    return collect_task(job, lambda task, steps: _queue.put(steps))
+def _work(job: Job) -> None:
+    collect_task(job, lambda steps: _queue.put(steps))
 
 
 def collect(
@@ -428,7 +425,7 @@ def collect(
     from sb3_pwm.envs.suites import MT80
 
     out = Path(out).resolve()
-    names = [MT80.tasks[MT80.index(task)] for task in tasks]
+    names = [MT80.canonical(task) for task in tasks]
     ids = {name: f"{namespace}/{name}-v0" for name in names}
     partial = out / PARTIAL / namespace
     jobs = [Job(name, steps, tuple(behaviours), seed, partial / name) for name in ids]

@@ -19,14 +19,9 @@ from dm_control.utils.rewards import tolerance
 INFINITY = float("inf")
 
 
-def at_least(value: float, bound: float, margin: float) -> float:
-    """:return: 1 from the bound on, falling linearly to 0 over the margin below it."""
-    return float(tolerance(value, bounds=(bound, INFINITY), margin=margin, value_at_margin=0.0, sigmoid="linear"))
-
-
-def half_at_margin(value: float, bound: float, margin: float) -> float:
-    """:return: 1 from the bound on, falling linearly through one half at the margin below it, down to 0."""
-    return float(tolerance(value, bounds=(bound, INFINITY), margin=margin, value_at_margin=0.5, sigmoid="linear"))
+def at_least(value: float, goal: float) -> float:
+    """:return: 1 from the goal on, below it the value's share of it, down to 0."""
+    return float(tolerance(value, bounds=(goal, INFINITY), margin=goal, value_at_margin=0.0, sigmoid="linear"))
 
 
 class BackwardsWalker(walker.PlanarWalker):  # type: ignore[misc]
@@ -41,7 +36,7 @@ class BackwardsWalker(walker.PlanarWalker):  # type: ignore[misc]
             physics.torso_height(), bounds=(walker._STAND_HEIGHT, INFINITY), margin=walker._STAND_HEIGHT / 2
         )
         standing = (3 * height + (1 + physics.torso_upright()) / 2) / 4
-        moving = half_at_margin(-physics.horizontal_velocity(), self._move_speed, self._move_speed / 2)
+        moving = at_least(-physics.horizontal_velocity(), self._move_speed)
         return float(standing * (5 * moving + 1) / 6)
 
 
@@ -51,7 +46,7 @@ class BackwardsCheetah(cheetah.Cheetah):  # type: ignore[misc]
     SPEED = 8.0
 
     def get_reward(self, physics: Any) -> float:
-        return at_least(-physics.speed(), self.SPEED, self.SPEED)
+        return at_least(-physics.speed(), self.SPEED)
 
 
 # Height in metres of torso and foot from which on they count as up.
@@ -78,7 +73,7 @@ class OneFootCheetah(cheetah.Cheetah):  # type: ignore[misc]
     def get_reward(self, physics: Any) -> float:
         heights = physics.named.data.xpos[[self.lifted, "torso"], "z"]
         up = (3 * _cheetah_up(heights[0]) + 2 * _cheetah_up(heights[1])) / 5
-        return up * (5 * at_least(physics.speed(), self.SPEED, self.SPEED) + 1) / 6
+        return up * (5 * at_least(physics.speed(), self.SPEED) + 1) / 6
 
 
 class JumpingCheetah(cheetah.Cheetah):  # type: ignore[misc]
@@ -112,7 +107,7 @@ class BackwardsHopper(hopper.Hopper):  # type: ignore[misc]
 
     def get_reward(self, physics: Any) -> float:
         standing = tolerance(physics.height(), bounds=(hopper._STAND_HEIGHT, 2.0))
-        return float(standing * half_at_margin(-physics.speed(), self.SPEED, self.SPEED / 2))
+        return float(standing * at_least(-physics.speed(), self.SPEED))
 
 
 class SpinningPendulum(pendulum.SwingUp):  # type: ignore[misc]
@@ -121,7 +116,7 @@ class SpinningPendulum(pendulum.SwingUp):  # type: ignore[misc]
     SPEED = 9.0
 
     def get_reward(self, physics: Any) -> float:
-        return half_at_margin(abs(float(physics.angular_velocity().item())), self.SPEED, self.SPEED / 2)
+        return at_least(abs(float(physics.angular_velocity().item())), self.SPEED)
 
 
 class SpinningBall(ball_in_cup.BallInCup):  # type: ignore[misc]
@@ -142,9 +137,9 @@ class SpinningBall(ball_in_cup.BallInCup):  # type: ignore[misc]
     def get_reward(self, physics: Any) -> float:
         if physics.in_target():
             return 0.0
-        distance = half_at_margin(float(np.linalg.norm(physics.ball_to_target())), self.DISTANCE, self.DISTANCE / 2)
+        distance = at_least(float(np.linalg.norm(physics.ball_to_target())), self.DISTANCE)
         speed = float(np.linalg.norm(physics.named.data.qvel[["ball_x", "ball_z"]]))
-        return (distance + 2 * half_at_margin(speed, self.SPEED, self.SPEED / 2)) / 3
+        return (distance + 2 * at_least(speed, self.SPEED)) / 3
 
 
 def three_link_reacher() -> reacher.Physics:

@@ -15,8 +15,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.envs.arguments import check_action, check_arguments
 from sb3_pwm.envs.registration import CUSTOM_TASKS, DM_CONTROL_TASKS
-from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, import_suite
+from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
 
 if TYPE_CHECKING:
     from dm_control.rl import control
@@ -63,12 +64,7 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         height: int = 480,
         camera_id: int | str = 0,
     ) -> None:
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat is {action_repeat}, but an agent step takes at least 1 control step")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}, but only 'rgb_array' or None can be drawn")
-        if width < 1 or height < 1:
-            raise ValueError(f"width and height are {width} and {height}, but a picture has at least 1 pixel of each")
+        check_arguments(action_repeat, render_mode, width, height)
         self.environment = environment
         self.action_repeat = action_repeat
         self.render_mode = render_mode
@@ -114,9 +110,7 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         :return: The observation (O,), the summed reward, terminated, truncated and an empty dict.
         :raises ValueError: if the action has another shape than the action space.
         """
-        action = np.asarray(action)
-        if action.shape != self._action_center.shape:
-            raise ValueError(f"the action has shape {action.shape}, but this task's is {self._action_center.shape}")
+        action = check_action(action, self._action_center.shape)
         control = self._action_center + self._action_half_range * action
 
         # What control.Environment.step does, without the observations between: 5 to 25% of a step's time.
@@ -147,10 +141,7 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         # of those that nobody will look at.
         check_rendering()
         physics = self.environment.physics
-        # The pictures drawn can be no larger than MuJoCo's buffer, whose size the model fixes at 640 x 480.
-        buffer = physics.model.vis.global_
-        buffer.offwidth = max(buffer.offwidth, self.width)
-        buffer.offheight = max(buffer.offheight, self.height)
+        fit_picture(physics.model, self.width, self.height)
         try:
             _ = physics.contexts  # opened here, where a failure can be told from one of the picture's
         except Exception as error:  # Each backend, and PyOpenGL below them, has errors of its own.

@@ -9,8 +9,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.envs.arguments import check_action, check_arguments
 from sb3_pwm.envs.registration import META_WORLD_TASKS
-from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, import_suite
+from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
 
 # TD-MPC2's videos are of this camera, moved closer.
 _CAMERA, _CAMERA_POSITION = "corner2", (0.75, 0.075, 0.7)
@@ -45,12 +46,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if task not in META_WORLD_TASKS:
             nearest = difflib.get_close_matches(task, META_WORLD_TASKS, n=3, cutoff=0.0)
             raise ValueError(f"Meta-World has no task {task!r}; nearest: {nearest}")
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat is {action_repeat}, but an agent step takes at least 1 control step")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}, but only 'rgb_array' or None can be drawn")
-        if width < 1 or height < 1:
-            raise ValueError(f"width and height are {width} and {height}, but a picture has at least 1 pixel of each")
+        check_arguments(action_repeat, render_mode, width, height)
         import_suite()  # chooses the graphics library, which MuJoCo does not change once it is imported
         try:
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
@@ -96,9 +92,8 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         :raises ValueError: if the action has another shape than the action space, or Meta-World's 500 control steps
             are over (the registered environments are truncated long before).
         """
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"the action has shape {action.shape}, but this task's is {self.action_space.shape}")
+        assert self.action_space.shape is not None
+        action = check_action(action, self.action_space.shape)
         reward = 0.0
         for _ in range(self.action_repeat):
             observation, step_reward, _, _, info = self._sawyer.step(np.clip(action, -1.0, 1.0))
@@ -118,8 +113,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self._renderer is None:
             import mujoco
 
-            buffer = self._sawyer.model.vis.global_
-            buffer.offwidth, buffer.offheight = max(buffer.offwidth, self.width), max(buffer.offheight, self.height)
+            fit_picture(self._sawyer.model, self.width, self.height)
             try:
                 self._renderer = mujoco.Renderer(self._sawyer.model, self.height, self.width)
             except Exception as error:  # each backend has errors of its own

@@ -65,6 +65,15 @@ META_WORLD_TASKS: tuple[str, ...] = (
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
 
+def env_id(task: str) -> str:
+    """Returns the environment id of a task.
+
+    :param task: The task as the TD-MPC2 and PWM releases spell it, e.g. ``"cup-catch"``.
+    :return: The id, e.g. ``"Cup-catch"``.
+    """
+    return f"{task[0].upper()}{task[1:]}"
+
+
 def suite_env_id(domain: str, task: str) -> str:
     """Returns the environment id of a task of dm_control's suite, or of one that MT30 adds to it.
 
@@ -73,7 +82,7 @@ def suite_env_id(domain: str, task: str) -> str:
     :return: The id, e.g. ``"Cup-catch"`` or ``"Finger-turn-easy"``.
     """
     name = _USUAL_DOMAIN_NAMES.get(domain, domain)
-    return f"{name[0].upper()}{name[1:]}-{task.replace('_', '-')}"
+    return env_id(f"{name}-{task.replace('_', '-')}")
 
 
 def register_envs() -> None:
@@ -83,20 +92,22 @@ def register_envs() -> None:
     """
     for domain, tasks in (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items()):
         for task in tasks:
-            env_id = suite_env_id(domain, task)
-            if env_id not in gymnasium.registry:
-                gymnasium.register(
-                    id=env_id,
-                    # A string, so that the spec pickles and a subprocess imports dm_control for itself.
-                    entry_point="sb3_pwm.envs.dm_control:SuiteEnv",
-                    max_episode_steps=DM_CONTROL_EPISODE_STEPS,
-                    kwargs={"domain": domain, "task": task},
-                )
-    for task in META_WORLD_TASKS:
-        if f"Mw-{task}" not in gymnasium.registry:
-            gymnasium.register(
-                id=f"Mw-{task}",
-                entry_point="sb3_pwm.envs.meta_world:MetaWorldEnv",
-                max_episode_steps=META_WORLD_EPISODE_STEPS,
-                kwargs={"task": task},
+            _register(
+                suite_env_id(domain, task),
+                "sb3_pwm.envs.dm_control:SuiteEnv",
+                DM_CONTROL_EPISODE_STEPS,
+                {"domain": domain, "task": task},
             )
+    for task in META_WORLD_TASKS:
+        _register(
+            env_id(f"mw-{task}"),
+            "sb3_pwm.envs.meta_world:MetaWorldEnv",
+            META_WORLD_EPISODE_STEPS,
+            {"task": task},
+        )
+
+
+def _register(name: str, entry_point: str, episode_steps: int, kwargs: dict[str, str]) -> None:
+    if name not in gymnasium.registry:
+        # The entry point as a string, so that the spec pickles and a subprocess imports the suite for itself.
+        gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=episode_steps, kwargs=kwargs)

@@ -59,6 +59,18 @@ def check_rendering() -> None:
         raise RuntimeError(f"no picture can be drawn: {_rendering_failure}. {HOW_TO_RENDER}")
 
 
+def fit_picture(model: Any, width: int, height: int) -> None:
+    """Makes MuJoCo's buffer, whose size a model fixes at 640 x 480, large enough for a picture.
+
+    :param model: MuJoCo's model.
+    :param width: Width of the picture in pixels.
+    :param height: Height of the picture in pixels.
+    """
+    buffer = model.vis.global_
+    buffer.offwidth = max(buffer.offwidth, width)
+    buffer.offheight = max(buffer.offheight, height)
+
+
 def _import_suite_without_rendering(reason: str) -> Any:
     global _rendering_failure
     requested = os.environ.get("MUJOCO_GL")

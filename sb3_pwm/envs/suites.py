@@ -9,7 +9,7 @@ import difflib
 import functools
 from importlib import resources
 
-from sb3_pwm.envs.registration import CUSTOM_TASKS, META_WORLD_TASKS, suite_env_id
+from sb3_pwm.envs.registration import CUSTOM_TASKS, META_WORLD_TASKS, env_id, suite_env_id
 
 _DM_CONTROL = (
     *("walker-stand", "walker-walk", "walker-run", "cheetah-run", "reacher-easy", "reacher-hard", "acrobot-swingup"),
@@ -57,17 +57,25 @@ class Suite:
         """The tasks' environment ids, in the same order."""
         return tuple(env_id(task) for task in self.tasks)
 
-    def index(self, task: str) -> int:
+    def canonical(self, task: str) -> str:
         """
         :param task: A task's name or environment id.
-        :return: Its index in the suite.
+        :return: Its name, as the releases spell it.
         :raises ValueError: If the suite has no such task; the message names the nearest ones.
         """
         name = task.lower()
         if name not in self.tasks:
             nearest = difflib.get_close_matches(name, self.tasks, n=3, cutoff=0.0)
             raise ValueError(f"{self.name} has no task {task!r}; nearest: {', '.join(nearest)}.")
-        return self.tasks.index(name)
+        return name
+
+    def index(self, task: str) -> int:
+        """
+        :param task: A task's name or environment id.
+        :return: Its index in the suite.
+        :raises ValueError: If the suite has no such task; the message names the nearest ones.
+        """
+        return self.tasks.index(self.canonical(task))
 
     @property
     def observation_dim(self) -> int:
@@ -96,18 +104,13 @@ def get_suite(name: str) -> Suite:
     return SUITES[name.lower()]
 
 
-def env_id(task: str) -> str:
-    """:param task: A task as the releases spell it, e.g. ``"cup-catch"``. :return: Its id, e.g. ``"Cup-catch"``."""
-    return f"{task[0].upper()}{task[1:]}"
-
-
 def dimensions(task: str) -> tuple[int, int]:
     """
     :param task: A task of MT80.
     :return: Sizes of its observation and its action.
     :raises ValueError: If MT80 has no such task; the message names the nearest ones.
     """
-    name = MT80.tasks[MT80.index(task)]
+    name = MT80.canonical(task)
     return _DIMENSIONS[max((prefix for prefix in _DIMENSIONS if name.startswith(prefix)), key=len)]
 
 
@@ -121,7 +124,7 @@ def normalised_score(task: str, mean_return: float, success_rate: float | None =
     :return: The return divided by 1000 on DMControl, the success rate on Meta-World.
     :raises ValueError: If MT80 has no such task, or a Meta-World task comes without its success rate.
     """
-    if MT80.tasks[MT80.index(task)].startswith("mw-"):
+    if MT80.canonical(task).startswith("mw-"):
         if success_rate is None:
             raise ValueError(f"The score of {task} is its success rate: give success_rate.")
         return float(success_rate)
