@@ -54,7 +54,7 @@ setup(
     # Written out, so that an editable install is a plain path entry, not an import finder that every start pays for.
     package_dir={"": "."},
     packages=find_packages(include=["sb3_pwm", "sb3_pwm.*"]),
-    package_data={"sb3_pwm": ["py.typed"], "sb3_pwm.envs": ["published_scores.csv"]},
+    package_data={"sb3_pwm": ["py.typed"], "sb3_pwm.envs": ["muscles.json", "published_scores.csv"]},
     cmdclass={"build_py": BuildPy},
     python_requires=">=3.10",
     install_requires=[

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_pwm.envs import CUSTOM_TASKS, DM_CONTROL_TASKS, register_envs, suite_env_id
+from sb3_pwm.envs import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS, register_envs, suite_env_id
 from sb3_pwm.envs.dm_control import DMControlEnv, SuiteEnv
 from sb3_pwm.envs.rendering import import_suite
 
@@ -22,6 +22,8 @@ register_envs()
 SUITE = [(domain, task) for domain, tasks in DM_CONTROL_TASKS.items() for task in tasks]
 SUITE_IDS = [suite_env_id(domain, task) for domain, task in SUITE]
 CUSTOM_IDS = [suite_env_id(domain, task) for domain, tasks in CUSTOM_TASKS.items() for task in tasks]
+MUSCLE_IDS = [suite_env_id(domain, task) for domain, tasks in MUSCLE_TASKS.items() for task in tasks]
+ALL_IDS = [*SUITE_IDS, *CUSTOM_IDS, *MUSCLE_IDS]
 # Scalars and matrices among the observations, a robot and a ball, uneven and absent action bounds.
 REPRESENTATIVE = ["Cheetah-run", "Dog-fetch", "Finger-turn-easy", "Lqr-lqr-6-2", "Quadruped-fetch", "Stacker-stack-4"]
 
@@ -49,8 +51,8 @@ def rollout(env, seed, n_steps=5):
 
 def test_every_task_of_the_suite_is_registered():
     assert sorted(SUITE) == sorted(import_suite().ALL_TASKS)
-    assert len({*SUITE_IDS, *CUSTOM_IDS}) == len(SUITE) + 11
-    assert {*SUITE_IDS, *CUSTOM_IDS} <= set(gymnasium.registry)
+    assert len(set(ALL_IDS)) == len(SUITE) + 11 + 3
+    assert set(ALL_IDS) <= set(gymnasium.registry)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def test_every_task_of_the_suite_is_registered():
         ("finger", "turn_easy", "Finger-turn-easy"),
         ("humanoid_CMU", "run", "Humanoid_CMU-run"),
         ("lqr", "lqr_2_1", "Lqr-lqr-2-1"),
+        ("muscle_humanoid", "stand", "Muscle-humanoid-stand"),
     ],
 )
 def test_id_is_the_usual_name_capitalised(domain, task, env_id):
@@ -118,6 +121,7 @@ def test_misspelt_names_are_answered_with_the_nearest():
         ("Dog-run", 223, 38),
         ("Humanoid-run", 67, 21),
         ("Humanoid_CMU-run", 137, 56),
+        ("Muscle-humanoid-run", 67 + 3 * 152, 152),
         ("Cheetah-run", 17, 6),
         ("Walker-walk", 24, 6),
         ("Quadruped-run", 78, 12),
@@ -133,7 +137,7 @@ def test_spaces_are_flat_float32_boxes(env_id, observation_dim, action_dim):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", [*REPRESENTATIVE, *CUSTOM_IDS])
+@pytest.mark.parametrize("env_id", ALL_IDS)
 def test_env_checkers_have_nothing_to_say(env_id):
     env = gymnasium.make(env_id).unwrapped
     with warnings.catch_warnings():
@@ -196,7 +200,7 @@ def test_an_agent_step_is_two_steps_of_dm_control(domain, task):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", [*SUITE_IDS, *CUSTOM_IDS])
+@pytest.mark.parametrize("env_id", ALL_IDS)
 def test_a_seed_decides_the_episode(env_id):
     """In one and the same environment; that it does so in another one follows from the test above."""
     env = gymnasium.make(env_id)
@@ -342,7 +346,7 @@ def make_rendered(env_id, **kwargs):
     return env
 
 
-@pytest.mark.parametrize("env_id", ["Cheetah-run", "Dog-run", "Quadruped-walk", "Lqr-lqr-2-1"])
+@pytest.mark.parametrize("env_id", ALL_IDS)
 def test_render(env_id):
     env = make_rendered(env_id)
     picture = env.render()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.envs.arguments import check_action, check_arguments
-from sb3_pwm.envs.registration import CUSTOM_TASKS, DM_CONTROL_TASKS
+from sb3_pwm.envs.registration import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS
 from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 class SuiteEnv(DMControlEnv):
-    """A task of dm_control's suite, or one that MT30 adds to it; what ``gymnasium.make("Dog-run")`` builds.
+    """A task of dm_control's suite, or one that is added to it; what ``gymnasium.make("Dog-run")`` builds.
 
     :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
     :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
@@ -177,17 +177,21 @@ class SuiteEnv(DMControlEnv):
         height: int = 480,
         camera_id: int | str | None = None,
     ) -> None:
-        is_custom = task in CUSTOM_TASKS.get(domain, ())
-        if not is_custom and task not in DM_CONTROL_TASKS.get(domain, ()):
-            tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items())
+        tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
+        if not any(domain == a_domain and task in tasks for a_domain, tasks in tables):
             known = [f"{a_domain} {a_task}" for a_domain, tasks in tables for a_task in tasks]
             nearest = difflib.get_close_matches(f"{domain} {task}", known, n=3, cutoff=0.0)
             raise ValueError(f"there is no task {task!r} in a domain {domain!r}; nearest: {nearest}")
         suite = import_suite()
-        if is_custom:
-            from sb3_pwm.envs import custom  # imports dm_control, whose graphics import_suite has chosen
+        # These modules import dm_control, whose graphics import_suite has chosen.
+        if task in CUSTOM_TASKS.get(domain, ()):
+            from sb3_pwm.envs import custom
 
             environment = custom.load(domain, task, random=0)
+        elif domain in MUSCLE_TASKS:
+            from sb3_pwm.envs import muscle_humanoid
+
+            environment = muscle_humanoid.load(task, random=0)
         else:
             # lqr draws its springs when it is built: from a fixed seed, every copy of the task is the same task.
             environment = suite.load(domain, task, task_kwargs={"random": 0})

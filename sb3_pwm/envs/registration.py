@@ -44,6 +44,9 @@ CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
 }
 """The tasks that MT30 adds to dm_control's domains, see `sb3_pwm.envs.custom`."""
 
+MUSCLE_TASKS: dict[str, tuple[str, ...]] = {"muscle_humanoid": ("stand", "walk", "run")}
+"""The tasks of the humanoid with 152 muscles, see `sb3_pwm.envs.muscle_humanoid`."""
+
 # A Meta-World episode of TD-MPC2: 200 control steps, two of them to an agent step.
 META_WORLD_EPISODE_STEPS = 100
 
@@ -61,8 +64,8 @@ META_WORLD_TASKS: tuple[str, ...] = (
 )
 """Meta-World's 50 tasks, in the order in which the TD-MPC2 release counts them."""
 
-# The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control.
-_USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
+# The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control, and our own.
+_USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass", "muscle_humanoid": "muscle-humanoid"}
 
 
 def env_id(task: str) -> str:
@@ -75,7 +78,7 @@ def env_id(task: str) -> str:
 
 
 def suite_env_id(domain: str, task: str) -> str:
-    """Returns the environment id of a task of dm_control's suite, or of one that MT30 adds to it.
+    """Returns the environment id of a task of dm_control's suite, or of one that is added to it.
 
     :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
     :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
@@ -90,7 +93,7 @@ def register_envs() -> None:
 
     It may be called any number of times. An id that is already registered is left as it is, whoever registered it.
     """
-    for domain, tasks in (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items()):
+    for domain, tasks in (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items()):
         for task in tasks:
             _register(
                 suite_env_id(domain, task),
