@@ -1,0 +1,167 @@
+"""
+What data sets hold: a table, and a picture of the episodes' returns.
+
+::
+
+    python -m sb3_pwm.data.describe data --out returns.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_pwm.common.files import replacing, with_suffix
+from sb3_pwm.data.datasets import default_folder, find_datasets, iterate_episodes, open_dataset
+
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """
+    What a data set holds.
+
+    :param dataset_id: Its id, such as ``"mt30/walker-walk-v0"``.
+    :param returns: Each episode's return, ``(episodes,)``.
+    :param steps: Agent steps of all episodes.
+    :param observation_dim: Size of its observation.
+    :param action_dim: Size of its action.
+    :param success: Whether each episode had success at any step, for those where the task says so; None if none does.
+    :param size: Bytes on disk.
+    :param behaviours: What acted, as :mod:`sb3_pwm.data.collect` writes it; "" where that is unknown.
+    """
+
+    dataset_id: str
+    returns: NDArray[np.float64]
+    steps: int
+    observation_dim: int
+    action_dim: int
+    success: NDArray[np.bool_] | None
+    size: int
+    behaviours: str
+
+
+def describe(path: str | Path) -> Description:
+    """
+    :param path: A data set's folder.
+    :return: What it holds.
+    :raises ValueError: If a file of it is missing, damaged or foreign, or it holds a reward that is not finite; the
+        message names it.
+    """
+    path = Path(path)
+    dataset = open_dataset(path)
+    returns, successes, steps = [], [], 0
+    for number, episode in enumerate(iterate_episodes(dataset, path)):
+        rewards = np.asarray(episode.rewards, np.float64)
+        if not np.isfinite(rewards).all():
+            at = int(np.argmin(np.isfinite(rewards)))
+            raise ValueError(f"The reward of step {at} of episode {number} of {path} is {rewards[at]}.")
+        returns.append(rewards.sum())
+        steps += len(rewards)
+        success = np.asarray(episode.infos.get("success", []), np.float64)  # type: ignore[union-attr]
+        if success.size and not np.isnan(success).any():  # an episode of a replay buffer does not say
+            successes.append(bool(success.max() > 0.0))
+    return Description(
+        str(dataset.spec.dataset_id),
+        np.array(returns),
+        steps,
+        int(np.prod(dataset.observation_space.shape or (0,))),
+        int(np.prod(dataset.action_space.shape or (0,))),
+        np.array(successes) if successes else None,
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        str(dataset.storage.metadata.get("behaviours", "")),
+    )
+
+
+def table(descriptions: Sequence[Description]) -> str:
+    """:param descriptions: Of data sets. :return: A line for each, and one for all."""
+    width = max([len(row.dataset_id) for row in descriptions] + [len("data set")])
+    quantiles = " ".join(f"{name:>8}" for name in ("min", "10%", "median", "90%", "max"))
+    lines = [
+        f"{'data set':{width}} {'obs':>4} {'act':>4} {'episodes':>8} {'steps':>10} {'mean':>8} {quantiles} "
+        f"{'success':>7} {'MiB':>7}"
+    ]
+    for row in descriptions:
+        values = " ".join(f"{value:8.1f}" for value in np.quantile(row.returns, QUANTILES))
+        success = "-" if row.success is None else f"{row.success.mean():.0%}"
+        lines.append(
+            f"{row.dataset_id:{width}} {row.observation_dim:4} {row.action_dim:4} {len(row.returns):8,} "
+            f"{row.steps:10,} {row.returns.mean():8.1f} {values} {success:>7} {row.size / 2**20:7.1f}"
+        )
+    episodes, steps = sum(len(row.returns) for row in descriptions), sum(row.steps for row in descriptions)
+    size = sum(row.size for row in descriptions) / 2**20
+    total = f"{len(descriptions)} data sets"
+    lines.append(f"{total:{width}} {'':4} {'':4} {episodes:8,} {steps:10,} {'':62} {size:7.1f}")
+    return "\n".join(lines)
+
+
+def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> None:
+    """
+    Draw a histogram of the returns of each data set.
+
+    :param descriptions: Of data sets.
+    :param out: The picture, a PNG.
+    :param columns: Histograms in a row, at most.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(descriptions))
+    n_rows = -(-len(descriptions) // columns)
+    figure = Figure(figsize=(2.1 * columns, 1.6 * n_rows))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(n_rows, columns, squeeze=False)
+    for ax in axes.flat[len(descriptions) :]:
+        ax.axis("off")
+    for ax, row in zip(axes.flat, descriptions, strict=False):
+        ax.hist(row.returns, bins=20, color="tab:blue")
+        name = row.dataset_id.rpartition("/")[2].rpartition("-v")[0]
+        success = "" if row.success is None else f", {row.success.mean():.0%} success"
+        ax.set_title(f"{name}\n{len(row.returns)} episodes{success}", fontsize=7)
+        ax.tick_params(labelsize=6)
+        ax.set_yticks([])
+        for side in ("top", "right", "left"):
+            ax.spines[side].set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("return", fontsize=7)
+    figure.tight_layout(pad=0.5)
+    with replacing(out) as file:
+        figure.savefig(file, dpi=110, format="png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line, see the module."""
+    from tqdm import tqdm
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_pwm.data.describe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        help="data sets, or folders with data sets below them (default: where Minari keeps them)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("returns.png"), help="the picture of the returns")
+    options = parser.parse_args(arguments)
+    try:
+        paths = [path for folder in options.folders or [default_folder()] for path in find_datasets(folder)]
+        descriptions = [describe(path) for path in tqdm(paths, unit="data set", disable=None, leave=False)]
+        out = with_suffix(options.out, ".png")
+        plot(descriptions, out)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(descriptions))
+    print(f"Written: {out}")
+
+
+if __name__ == "__main__":
+    main()
