@@ -56,7 +56,8 @@ def train(env_id: str, steps: int, out: Path, seed: int) -> None:
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "pwm", "--env", env_id, "-n", str(steps)]
     command += ["--seed", str(seed), "-f", str(out), "--save-replay-buffer", "--num-threads", "1", "--verbose", "0"]
     command += ["--eval-freq", str(steps // 5), "--eval-episodes", "5"]
-    command += ["-params", f"buffer_size:{steps}"]
+    # All of the run; one more, or the first episode counts as one whose beginning has been overwritten.
+    command += ["-params", f"buffer_size:{steps + 1}"]
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"{env_id}.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -11,6 +11,11 @@ import time
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_pwm import PWM
 from sb3_pwm.data.collect import (
@@ -20,6 +25,8 @@ from sb3_pwm.data.collect import (
     collect,
     collect_task,
     make_policy,
+    read_shards,
+    replayed_episodes,
     write_dataset,
 )
 
@@ -169,6 +176,149 @@ def test_mixture_of_random_and_scripted_episodes(tmp_path, monkeypatch):
     assert row["success_rate"] == pytest.approx(4 / 6)
 
 
+# --- Replay buffers -------------------------------------------------------------------------------------------------
+
+
+def run_folder(tmp_path, algorithm, env_id):
+    folder = tmp_path / algorithm / f"{env_id}_1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PWM])
+def test_replay_of_a_run(tmp_path, monkeypatch, algorithm):
+    """With SB3's Monitor as the witness of what the learner saw, and the environment of what it was."""
+    folder = run_folder(tmp_path, algorithm.__name__.lower(), "Cartpole-balance")
+    env = Monitor(gymnasium.make("Cartpole-balance"))
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", learning_starts=10_000, buffer_size=5_000)
+    model.learn(1_700)
+    model.save_replay_buffer(folder / "replay_buffer.pkl")
+
+    behaviour = Behaviour.parse(f"replay:{folder.parent}/{{env}}_1")
+    (row,) = collect(["cartpole-balance"], 5_000, tmp_path / "data", [behaviour])
+    assert (row["episodes"], row["steps"]) == (3, 1_500)  # all that is whole of the 5,000 steps asked for
+    episodes = list(load(tmp_path / "data", "sb3-pwm/cartpole-balance-v0", monkeypatch).iterate_episodes())
+    returns = [episode.rewards.sum() for episode in episodes]
+    np.testing.assert_allclose(sorted(returns), sorted(env.get_episode_rewards()), rtol=1e-4)
+    bare = gymnasium.make("Cartpole-balance")
+    for episode in episodes:
+        assert episode.truncations.tolist() == [False] * 499 + [True]
+        assert not episode.terminations.any()
+        # The first state is decided by a seed that the buffer does not keep: rewards follow from the next states.
+        bare.reset(seed=0)
+        physics = bare.unwrapped.environment.physics
+        x, cos, sin, dx, dangle = episode.observations[100]
+        with physics.reset_context():
+            physics.data.qpos[:] = x, np.arctan2(sin, cos)
+            physics.data.qvel[:] = dx, dangle
+        observation, reward, *_ = bare.step(episode.actions[100])
+        np.testing.assert_allclose(observation, episode.observations[101], atol=1e-4)
+        assert reward == pytest.approx(episode.rewards[100], abs=1e-4)
+
+
+def test_replay_of_several_environments_whose_oldest_steps_are_gone(tmp_path):
+    env = make_vec_env("Pendulum-swingup", n_envs=2)
+    model = SAC("MlpPolicy", env, seed=0, device="cpu", learning_starts=10_000, buffer_size=2 * 1_250)
+    model.learn(2 * 1_700)
+    file = tmp_path / "replay_buffer.pkl"
+    model.save_replay_buffer(file)
+    # Steps 450 to 1,700 are left: of each environment the episodes of steps 500 to 1,000 and 1,000 to 1,500
+    episodes = replayed_episodes(file, "pendulum-swingup", env.envs[0])
+    returns = [returned for monitor in env.envs for returned in monitor.get_episode_rewards()[1:3]]
+    np.testing.assert_allclose([episode["rewards"].sum() for episode in episodes], returns, rtol=1e-5, atol=1e-6)
+    assert [len(episode["rewards"]) for episode in episodes] == [500] * 4
+
+
+def make_buffer(env, rewards, ends, gaps=(), n_steps=12):
+    """One environment; every observation is the number of its step. ``ends``: step to terminated."""
+    buffer = ReplayBuffer(100, env.observation_space, env.action_space, device="cpu", handle_timeout_termination=True)
+    position = 0.0
+    for step in range(n_steps):
+        terminated = ends.get(step)
+        before = np.full((1, *env.observation_space.shape), position, np.float32)
+        info = {"TimeLimit.truncated": terminated is False}
+        action = np.zeros((1, *env.action_space.shape), np.float32)
+        buffer.add(before, before + 1, action, np.array([rewards[step]]), np.array([step in ends]), [info])
+        position = 100.0 * (step + 1) if step in ends or step in gaps else position + 1
+    return buffer
+
+
+def test_replay_tells_terminations_truncations_and_broken_off_episodes_apart(tmp_path):
+    env = gymnasium.make("Pendulum-swingup")
+    file = tmp_path / "replay_buffer.pkl"
+    save_to_pkl(file, make_buffer(env, np.arange(12.0), {2: True, 5: False, 9: True}, gaps=(7,)))
+    first, second, third = replayed_episodes(file, "pendulum-swingup", env)  # steps 6 and 7, 10 and 11 have no end
+    assert first["rewards"].tolist() == [0.0, 1.0, 2.0]
+    assert first["terminations"].tolist() == [False, False, True]
+    assert not first["truncations"].any()
+    assert second["truncations"].tolist() == [False, False, True]
+    assert not second["terminations"].any()
+    assert second["observations"][:, 0].tolist() == [300.0, 301.0, 302.0, 303.0]
+    assert third["rewards"].tolist() == [8.0, 9.0]
+
+
+def test_replay_of_what_is_no_run_of_the_task_is_refused(tmp_path):
+    env = gymnasium.make("Pendulum-swingup")
+    file = run_folder(tmp_path, "sac", "Pendulum-spin") / "replay_buffer.pkl"
+    save_to_pkl(file, make_buffer(env, np.zeros(12), {5: True}))
+    with pytest.raises(ValueError, match="was filled by Pendulum-spin, not by Pendulum-swingup"):
+        replayed_episodes(file.parent, "pendulum-swingup", env)
+    with pytest.raises(ValueError, match=r"holds observations \(3,\) and actions \(1,\)"):
+        replayed_episodes(file, "pendulum-spin", gymnasium.make("Cartpole-balance"))
+    with pytest.raises(FileNotFoundError, match="--save-replay-buffer"):
+        replayed_episodes(tmp_path, "pendulum-swingup", env)
+
+    other = tmp_path / "buffer.pkl"
+    save_to_pkl(other, make_buffer(env, np.zeros(12), {}))
+    with pytest.raises(ValueError, match="12 steps and no whole episode"):
+        replayed_episodes(other, "pendulum-swingup", env)
+    save_to_pkl(other, make_buffer(env, [0.0, np.nan, *[0.0] * 10], {5: True}))
+    with pytest.raises(ValueError, match=r"rewards of episode 0 of .*buffer\.pkl are not all finite"):
+        replayed_episodes(other, "pendulum-swingup", env)
+    save_to_pkl(other, {"not": "a buffer"})
+    with pytest.raises(ValueError, match=r"buffer\.pkl holds a dict"):
+        replayed_episodes(other, "pendulum-swingup", env)
+    other.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"buffer\.pkl cannot be read"):
+        replayed_episodes(other, "pendulum-swingup", env)
+
+
+def test_replay_in_a_mixture_ends_with_its_episodes_and_is_resumed(tmp_path):
+    env = gymnasium.make("Pendulum-swingup")
+    folder = run_folder(tmp_path, "sac", "Pendulum-swingup")
+    buffer = make_buffer(env, np.arange(12.0), {2: True, 5: True, 8: True})
+    save_to_pkl(folder / "replay_buffer.pkl", buffer)
+    behaviours = (Behaviour("replay", str(folder)), Behaviour("random"))
+    whole = Job("pendulum-swingup", 5_000, behaviours, 0, tmp_path / "whole")
+    collect_task(whole)
+    episodes = read_shards(whole.folder)
+    # In turns, until the buffer's three are used up
+    assert [int(episode["behaviour"]) for episode in episodes[:8]] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert sorted(episode["rewards"].sum() for episode in episodes[:6:2]) == [3.0, 12.0, 21.0]
+
+    part = Job("pendulum-swingup", 1_000, behaviours, 0, tmp_path / "part")
+    collect_task(part)
+    collect_task(Job("pendulum-swingup", 5_000, behaviours, 0, tmp_path / "part"))
+    resumed = read_shards(part.folder)
+    assert len(resumed) == len(episodes)
+    for one, other in zip(episodes, resumed, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_mixture_with_a_replay_says_success_where_it_is_known(tmp_path, monkeypatch):
+    pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
+    folder = run_folder(tmp_path, "sac", "Mw-reach")
+    model = SAC("MlpPolicy", gymnasium.make("Mw-reach"), seed=0, device="cpu", learning_starts=1_000, buffer_size=500)
+    model.learn(250)
+    model.save_replay_buffer(folder / "replay_buffer.pkl")
+    (row,) = collect(["mw-reach"], 400, tmp_path / "data", [Behaviour("replay", str(folder)), Behaviour("expert")])
+    assert row["success_rate"] == 1.0
+    episodes = list(load(tmp_path / "data", "sb3-pwm/mw-reach-v0", monkeypatch).iterate_episodes())
+    known = [bool(np.isfinite(episode.infos["success"][1:]).all()) for episode in episodes]
+    assert sorted(known) == [False, False, True, True]
+
+
 def test_behaviours_share_the_episodes_by_weight():
     chosen = list(itertools.islice(behaviour_of_each_episode([1.0, 2.0, 1.0]), 400))
     assert np.bincount(chosen).tolist() == [100, 200, 100]
@@ -184,6 +334,7 @@ def test_behaviours_share_the_episodes_by_weight():
         ("expert:0.3", Behaviour("expert", noise=0.3)),
         ("expert:0.3=2", Behaviour("expert", noise=0.3, weight=2.0)),
         ("policy:logs/pwm/Dog-run_1", Behaviour("policy", "logs/pwm/Dog-run_1")),
+        ("replay:logs/sac/{env}_1=2", Behaviour("replay", "logs/sac/{env}_1", weight=2.0)),
         ("policy:C:/logs/Dog-run_1:0.2=3", Behaviour("policy", "C:/logs/Dog-run_1", 0.2, 3.0)),
     ],
 )
@@ -191,7 +342,9 @@ def test_behaviours_are_read(text, behaviour):
     assert Behaviour.parse(text) == behaviour
 
 
-@pytest.mark.parametrize("text", ["", "scripted", "policy", "expert:much", "random:0.1", "random=0", "expert:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"]
+)
 def test_no_behaviours_are_refused(text):
     with pytest.raises(ValueError, match="is no behaviour"):
         Behaviour.parse(text)

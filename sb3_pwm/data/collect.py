@@ -5,8 +5,8 @@ Collect data sets to pretrain world models on, one Minari data set per task.
 
     python -m sb3_pwm.data.collect --suite mt30 --steps 20000 --out data --processes 2
     python -m sb3_pwm.data.collect --tasks mw-reach mw-push --behaviour random expert:0.3=2 --steps 5000 --out data
-    python -m sb3_pwm.data.collect --tasks walker-walk --behaviour policy:logs/pwm/Walker-walk_1:0.2 --steps 9000 \
-        --out data
+    python -m sb3_pwm.data.collect --tasks walker-walk walker-run --steps 20000 --out data \
+        --behaviour replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
 
 An interrupted command goes on where it was when it is given again: every episode depends on its number only, and is
 kept as soon as it is complete. ``MINARI_DATASETS_PATH=data minari list local`` shows what is there.
@@ -37,7 +37,7 @@ from sb3_pwm.common.files import replacing
 
 # Not through sb3_pwm.envs' public tables at import: data lies below envs, and only this command needs them.
 Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-KINDS = ("random", "expert", "policy")
+KINDS = ("random", "expert", "policy", "replay")
 # Steps that are written to one file while a task is collected, and lost at most when the command is killed.
 SHARD_STEPS = 2_000
 PARTIAL = ".collecting"
@@ -48,10 +48,12 @@ class Behaviour:
     """
     What acts in an episode.
 
-    :param kind: ``"random"`` (uniform actions), ``"expert"`` (Meta-World's scripted policy) or ``"policy"`` (a trained
-        SB3 or PWM model).
-    :param source: The model of ``"policy"``: a run's folder as rl-zoo3 writes it, or a zip file in one.
-    :param noise: Standard deviation of Gaussian noise on the actions.
+    :param kind: ``"random"`` (uniform actions), ``"expert"`` (Meta-World's scripted policy), ``"policy"`` (a trained
+        SB3 or PWM model) or ``"replay"`` (what such a model has seen while it learned).
+    :param source: The model of ``"policy"``: a run's folder as rl-zoo3 writes it, or a zip file in one. The replay
+        buffer of ``"replay"``: such a folder, written with ``--save-replay-buffer``, or the buffer's pkl file. In both,
+        ``{env}`` stands for the task's environment id.
+    :param noise: Standard deviation of Gaussian noise on the actions; none for ``"replay"``.
     :param weight: Share of the episodes, relative to the other behaviours'.
     """
 
@@ -63,8 +65,8 @@ class Behaviour:
     @classmethod
     def parse(cls, text: str) -> Behaviour:
         """
-        :param text: ``random``, ``expert``, ``expert:NOISE``, ``policy:PATH`` or ``policy:PATH:NOISE``; each may end in
-            ``=WEIGHT``.
+        :param text: ``random``, ``expert``, ``expert:NOISE``, ``policy:PATH``, ``policy:PATH:NOISE`` or
+            ``replay:PATH``; each may end in ``=WEIGHT``.
         :raises ValueError: If it is of another form.
         """
         body, _, weight = text.partition("=")
@@ -74,10 +76,11 @@ class Behaviour:
             behaviour = cls(kind, ":".join(parts), noise, float(weight or 1.0))
         except ValueError:
             behaviour = cls("?")
-        valid = behaviour.kind in KINDS and (behaviour.kind == "policy") == bool(behaviour.source)
-        if not valid or behaviour.noise < 0.0 or not behaviour.weight > 0.0:
+        valid = behaviour.kind in KINDS and (behaviour.kind in ("policy", "replay")) == bool(behaviour.source)
+        replays_noise = behaviour.kind == "replay" and behaviour.noise > 0.0
+        if not valid or replays_noise or behaviour.noise < 0.0 or not behaviour.weight > 0.0:
             raise ValueError(
-                f"{text!r} is no behaviour: give random, expert[:NOISE] or policy:PATH[:NOISE], "
+                f"{text!r} is no behaviour: give random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH, "
                 "each with =WEIGHT or without."
             )
         return behaviour
@@ -97,7 +100,7 @@ def _is_number(text: str) -> bool:
 
 def make_policy(behaviour: Behaviour, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
     """
-    :param behaviour: What acts.
+    :param behaviour: What acts; not ``"replay"``, see :func:`replayed_episodes`.
     :param task: The task, as the releases spell it.
     :param env: Its environment.
     :return: Actions of observations; noise is added elsewhere.
@@ -115,7 +118,13 @@ def make_policy(behaviour: Behaviour, task: str, env: gymnasium.Env[Any, Any]) -
 
         expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]
         return lambda observation: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
-    return _load_policy(Path(behaviour.source), task, env)
+    return _load_policy(_source(behaviour, task), task, env)
+
+
+def _source(behaviour: Behaviour, task: str) -> Path:
+    from sb3_pwm.envs import env_id
+
+    return Path(behaviour.source.replace("{env}", env_id(task)))
 
 
 def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
@@ -223,6 +232,81 @@ def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed
     return {**episode, "success": np.array(successes, np.float32)} if successes else episode
 
 
+def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> list[Episode]:
+    """
+    The whole episodes of a replay buffer that SB3 or rl-zoo3 has saved. Reading it executes what the file says: open
+    only files that you trust, as with SB3's ``load_replay_buffer``.
+
+    :param path: A run's folder, as rl-zoo3 writes it with ``--save-replay-buffer``, or the buffer's pkl file.
+    :param task: The task, as the releases spell it.
+    :param env: Its environment.
+    :return: Its episodes in the order they were seen in; those whose beginning or end it does not hold are left out.
+    :raises FileNotFoundError: If it is not there.
+    :raises ValueError: If it is another environment's or not such a buffer, or holds no whole episode or a value that
+        is not finite.
+    """
+    from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+    from stable_baselines3.common.save_util import load_from_pkl
+
+    from sb3_pwm.envs import env_id
+
+    file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no replay buffer {file}: train with rl-zoo3's --save-replay-buffer.")
+    # Two tasks of the same body fit each other but for the rewards: rl-zoo3's folder says whose these are.
+    trained, _, number = file.parent.name.rpartition("_")
+    if number.isdigit() and trained in gymnasium.registry and trained != env_id(task):
+        raise ValueError(f"{file} was filled by {trained}, not by {env_id(task)}.")
+    try:
+        buffer = load_from_pkl(file)
+    except Exception as error:  # whatever unpickling stumbles over
+        raise ValueError(f"{file} cannot be read as a replay buffer: {error}.") from error
+    if not isinstance(buffer, ReplayBuffer) or isinstance(buffer, DictReplayBuffer):
+        raise ValueError(f"{file} holds a {type(buffer).__name__}, not a replay buffer of flat observations.")
+    if buffer.optimize_memory_usage:
+        raise ValueError(f"{file} lacks every episode's last observation: train with optimize_memory_usage=False.")
+    shapes = (buffer.observation_space.shape, buffer.action_space.shape)
+    if shapes != (env.observation_space.shape, env.action_space.shape):
+        raise ValueError(
+            f"{file} holds observations {shapes[0]} and actions {shapes[1]}; "
+            f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
+        )
+    size = buffer.size()
+    order = (np.arange(size) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+    episodes = []
+    for column in range(buffer.n_envs if size else 0):
+        observations, following = buffer.observations[order, column], buffer.next_observations[order, column]
+        dones, timeouts = buffer.dones[order, column] > 0.5, buffer.timeouts[order, column] > 0.5
+        # Where training was stopped and gone on with, an episode breaks off without an end, and a new one begins.
+        same = np.array(
+            [np.array_equal(*pair, equal_nan=True) for pair in zip(following[:-1], observations[1:], strict=True)], bool
+        )
+        broken = np.append(~same & ~dones[:-1], False)
+        first = -1 if buffer.full else 0  # the oldest one's beginning has been overwritten
+        for last in np.flatnonzero(dones | broken).tolist():
+            if first >= 0 and dones[last]:
+                steps = slice(first, last + 1)
+                end = np.arange(first, last + 1) == last
+                episodes.append(
+                    {
+                        "observations": np.concatenate([observations[steps], following[last : last + 1]]),
+                        "actions": buffer.actions[order[steps], column],
+                        "rewards": buffer.rewards[order[steps], column],
+                        "terminations": end & ~timeouts[last],
+                        "truncations": end & timeouts[last],
+                    }
+                )
+            first = last + 1
+    for number_of_episode, episode in enumerate(episodes):
+        for name in ("observations", "actions", "rewards"):
+            episode[name] = episode[name].astype(np.float32)
+            if not np.isfinite(episode[name]).all():
+                raise ValueError(f"The {name} of episode {number_of_episode} of {file} are not all finite.")
+    if not episodes:
+        raise ValueError(f"{file} holds {size} steps and no whole episode.")
+    return episodes
+
+
 def behaviour_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
     """:param weights: Of the behaviours. :return: Which one acts in episode 0, 1, ..., as near to them as can be."""
     shares = np.array(weights) / np.sum(weights)
@@ -275,26 +359,65 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
     progress(n_steps)
 
     env = gymnasium.make(env_id(job.task))
-    policies = [make_policy(behaviour, job.task, env) for behaviour in job.behaviours]
+    sources = [_episodes(behaviour, job, env) for behaviour in job.behaviours]
+    draws = _draws(job.behaviours, [None if callable(source) else len(source) for source in sources])
     shard: list[Episode] = []
-    for n, chosen in enumerate(behaviour_of_each_episode([behaviour.weight for behaviour in job.behaviours])):
+
+    def save() -> None:
+        arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
+        with replacing(job.folder / f"{n_episodes - len(shard):08d}.npz") as file:
+            np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
+        shard.clear()
+
+    # By its number alone, so that an interrupted collection and a whole one have the same episodes
+    for n, (chosen, count) in enumerate(draws):
         if n_steps >= job.steps:
             break
         if n < n_episodes:
             continue
-        # By its number alone, so that an interrupted collection and a whole one have the same episodes
-        seed = np.random.SeedSequence([job.seed, n, *job.task.encode()])
-        episode = run_episode(env, policies[chosen], job.behaviours[chosen].noise, seed)
-        episode["behaviour"] = np.array(chosen)
-        shard.append(episode)
+        source = sources[chosen]
+        if callable(source):
+            episode = source(np.random.SeedSequence([job.seed, n, *job.task.encode()]))
+        else:
+            episode = source[count]
+        shard.append({**episode, "behaviour": np.array(chosen)})
+        n_episodes += 1
         n_steps += len(episode["rewards"])
         progress(len(episode["rewards"]))
-        if n_steps >= job.steps or sum(len(episode["rewards"]) for episode in shard) >= SHARD_STEPS:
-            arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
-            with replacing(job.folder / f"{n + 1 - len(shard):08d}.npz") as file:
-                np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
-            shard = []
+        if sum(len(episode["rewards"]) for episode in shard) >= SHARD_STEPS:
+            save()
+    if shard:
+        save()
     env.close()
+
+
+def _episodes(
+    behaviour: Behaviour, job: Job, env: gymnasium.Env[Any, Any]
+) -> Callable[[np.random.SeedSequence], Episode] | list[Episode]:
+    """:return: What makes an episode from a seed, or the episodes of a replay buffer in the order they are taken in."""
+    if behaviour.kind != "replay":
+        policy = make_policy(behaviour, job.task, env)
+        return lambda seed: run_episode(env, policy, behaviour.noise, seed)
+    episodes = replayed_episodes(_source(behaviour, job.task), job.task, env)
+    # Not in the learner's order: where fewer are wanted than there are, they are of all stages of learning.
+    order = np.random.default_rng([job.seed, *job.task.encode()]).permutation(len(episodes))
+    return [episodes[number] for number in order]
+
+
+def _draws(behaviours: Sequence[Behaviour], available: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """
+    :param behaviours: What acts.
+    :param available: How many episodes each has; None for any number.
+    :return: Which one acts in episode 0, 1, ... and how many episodes it had before, until none has any left.
+    """
+    counts = [0] * len(behaviours)
+    for chosen in behaviour_of_each_episode([behaviour.weight for behaviour in behaviours]):
+        if all(limit is not None and count >= limit for count, limit in zip(counts, available, strict=True)):
+            return
+        limit = available[chosen]
+        if limit is None or counts[chosen] < limit:
+            yield chosen, counts[chosen]
+            counts[chosen] += 1
 
 
 def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
@@ -313,6 +436,12 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     from sb3_pwm.envs import env_id
 
     episodes = read_shards(job.folder)
+    # A replay buffer does not say what was a success; beside episodes that do say it, it is not a number there.
+    some_say = any("success" in episode for episode in episodes)
+    successes = [
+        episode.get("success", np.full(len(episode["rewards"]), np.nan, np.float32)) if some_say else None
+        for episode in episodes
+    ]
     buffers = [
         EpisodeBuffer(
             id=number,
@@ -322,7 +451,7 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
             terminations=episode["terminations"],
             truncations=episode["truncations"],
             # Minari keeps the info of the reset too.
-            infos={"success": np.concatenate([[0.0], episode["success"]])} if "success" in episode else {},
+            infos={"success": np.concatenate([[0.0], success])} if (success := successes[number]) is not None else {},
         )
         for number, episode in enumerate(episodes)
     ]
@@ -336,8 +465,9 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
         "return_min": float(returns.min()),
         "return_max": float(returns.max()),
     }
-    if "success" in episodes[0]:
-        statistics["success_rate"] = float(np.mean([episode["success"].max() for episode in episodes]))
+    if some_say:
+        said = [episode["success"].max() for episode in episodes if "success" in episode]
+        statistics["success_rate"] = float(np.mean(said))
 
     # Written beside its place and moved there when complete
     writing = job.folder / "minari"
@@ -485,7 +615,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("--suite", choices=tuple(SUITES), help="all tasks of a suite")
     parser.add_argument("--steps", type=int, required=True, help="agent steps per task")
     parser.add_argument(
-        "--behaviour", nargs="+", default=["random"], help="random, expert[:NOISE], policy:PATH[:NOISE]"
+        "--behaviour", nargs="+", default=["random"], help="random, expert[:NOISE], policy:PATH[:NOISE], replay:PATH"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -512,6 +642,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         success = f"{row['success_rate']:.0%}" if "success_rate" in row else "-"
         numbers = f"{row['return_mean']:12.1f} {row['return_min']:9.1f} {row['return_max']:9.1f} {success:>8}"
         print(f"{row['task']:30} {row['episodes']:8} {row['steps']:9,} {numbers}")
+    for row in results:
+        if row["steps"] < options.steps:
+            print(f"{row['task']}: {row['steps']:,} steps, since its replay buffers hold no more.")
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     print(f"{options.out}: {size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s")
 
