@@ -3,27 +3,36 @@ Data to pretrain a multi-task world model on: the 30 tasks of MT30 and 12 of Met
 
 ::
 
-    python benchmarks/pretraining_data.py train --out pretraining --processes 2      # two hours on two cores
+    python benchmarks/pretraining_data.py train --out pretraining --processes 2      # more than an hour on two cores
     python benchmarks/pretraining_data.py collect --out pretraining --processes 2    # minutes
 
 ``train`` learns every DMControl task online with PWM, through the stock rl-zoo3, and keeps each run's replay buffer in
 ``<out>/runs``. ``collect`` makes one data set per task of it in ``<out>/data``: what the run has seen while it learned,
 and what its best policy does, with and without noise; on Meta-World the scripted experts, with and without noise, and
-random actions. Both go on where they were when they are given again.
+random actions. It ends with ``<out>/report.md`` and ``<out>/returns.png``: how good each run became, and what is in
+the data. Both go on where they were when they are given again.
 """
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from sb3_pwm.envs.suites import MT30
+from sb3_pwm.data.collect import Behaviour, collect
+from sb3_pwm.data.describe import Description, describe, plot
+from sb3_pwm.envs import env_id
+from sb3_pwm.envs.suites import MT30, MT80
+
+NAMESPACE = "mt80"
 
 # Agent steps of a run: the easy tasks are learned by then, the others as far as the time allows.
 STEPS = 10_000
@@ -33,60 +42,159 @@ EASY = (
     *("walker-stand", "reacher-easy", "finger-spin"),
 )
 
+META_WORLD = (
+    *("mw-reach", "mw-push", "mw-button-press", "mw-button-press-topdown", "mw-coffee-button", "mw-door-open"),
+    *("mw-drawer-close", "mw-drawer-open", "mw-faucet-open", "mw-handle-press", "mw-plate-slide", "mw-window-open"),
+)
+# Agent steps of each data set: 40 episodes of DMControl, 100 of Meta-World.
+DM_CONTROL_DATA_STEPS = 20_000
+META_WORLD_DATA_STEPS = 10_000
+META_WORLD_MIXTURE = (
+    Behaviour("expert", noise=0.3, weight=2.0),
+    Behaviour("expert"),
+    Behaviour("expert", noise=1.0),
+    Behaviour("random"),
+)
+
+
+def dm_control_mixture(runs: Path) -> tuple[Behaviour, ...]:
+    """:param runs: Folder of the runs. :return: Half of it what was seen while learning, half what was learned."""
+    run = str(runs / "pwm" / "{env}_1")
+    best = f"{run}/best_model.zip"
+    return Behaviour("replay", run, weight=2.0), Behaviour("policy", best), Behaviour("policy", best, noise=0.3)
+
 
 def n_steps(task: str) -> int:
     """:param task: A task of MT30. :return: Agent steps of its training run."""
     return EASY_STEPS if task in EASY else STEPS
 
 
-def train(env_id: str, steps: int, out: Path, seed: int) -> None:
+def train(task: str, steps: int, out: Path, seed: int) -> None:
     """
     Train PWM on a task with rl-zoo3, unless that has been done.
 
-    :param env_id: The task's environment.
+    :param task: A task of MT30.
     :param steps: Agent steps.
-    :param out: Folder of the runs; the run's is ``<out>/pwm/<env_id>_1``.
+    :param out: Folder of the runs; the run's is ``<out>/pwm/<environment id>_1``.
     :param seed: The run's seed.
-    :raises subprocess.CalledProcessError: If training fails; its output is in ``<out>/<env_id>.log``.
+    :raises subprocess.CalledProcessError: If training fails; its output is in ``<out>/<environment id>.log``.
     """
-    run = out / "pwm" / f"{env_id}_1"
+    name = env_id(task)
+    run = out / "pwm" / f"{name}_1"
     if (run / "replay_buffer.pkl").is_file():
         return
     shutil.rmtree(run, ignore_errors=True)  # a run that was killed
-    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "pwm", "--env", env_id, "-n", str(steps)]
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "pwm", "--env", name, "-n", str(steps)]
     command += ["--seed", str(seed), "-f", str(out), "--save-replay-buffer", "--num-threads", "1", "--verbose", "0"]
     command += ["--eval-freq", str(steps // 5), "--eval-episodes", "5"]
     # All of the run; one more, or the first episode counts as one whose beginning has been overwritten.
     command += ["-params", f"buffer_size:{steps + 1}"]
     out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{env_id}.log").open("w") as log:
+    with (out / f"{name}.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def train_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int, seed: int) -> None:
+    """
+    Train several tasks, as many at a time as there are processes.
+
+    :param tasks: Tasks of MT30.
+    :param steps: Agent steps of each; None for :func:`n_steps`.
+    :param out: Folder of the runs.
+    :param processes: Number of runs at a time.
+    :param seed: The runs' seed.
+    """
+    bar = tqdm(total=len(tasks), unit="run")
+
+    def work(task: str) -> None:
+        started = time.perf_counter()
+        train(task, steps or n_steps(task), out, seed)
+        bar.write(f"{task}: {time.perf_counter() - started:.0f} s")
+        bar.update()
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(work, tasks))
+    bar.close()
+
+
+def collect_all(tasks: Sequence[str], out: Path, processes: int, seed: int) -> None:
+    """
+    Collect the data sets that are not there yet.
+
+    :param tasks: Tasks of MT30 that have been trained, and of Meta-World's.
+    :param out: Folder of the runs and of the data.
+    :param processes: Number of processes.
+    :param seed: Seed of the episodes.
+    """
+    missing = [task for task in tasks if not dataset_path(out, task).exists()]
+    of_meta_world = [task for task in missing if task.startswith("mw-")]
+    of_dm_control = [task for task in missing if not task.startswith("mw-")]
+    collect_here = functools.partial(collect, out=out / "data", processes=processes, seed=seed, namespace=NAMESPACE)
+    if of_dm_control:
+        collect_here(of_dm_control, DM_CONTROL_DATA_STEPS, behaviours=dm_control_mixture(out / "runs"))
+    if of_meta_world:
+        collect_here(of_meta_world, META_WORLD_DATA_STEPS, behaviours=META_WORLD_MIXTURE)
+
+
+def dataset_path(out: Path, task: str) -> Path:
+    """:param out: Folder of the data. :param task: A task of MT80. :return: Its data set's folder."""
+    return out / "data" / NAMESPACE / f"{task}-v0"
+
+
+def report(tasks: Sequence[str], out: Path) -> str:
+    """
+    Write ``report.md`` and ``returns.png``.
+
+    :param tasks: Tasks whose data sets are there.
+    :param out: Folder of the runs and of the data.
+    :return: The report, a table in Markdown.
+    """
+    descriptions = [describe(dataset_path(out, task)) for task in tqdm(tasks, unit="data set", leave=False)]
+    plot(descriptions, out / "returns.png")
+    lines = [
+        "| task | run: agent steps | best evaluation | data: episodes | mean | median | 90% | max | success | MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(task, out, row) for task, row in zip(tasks, descriptions, strict=True)),
+    ]
+    steps, size = sum(row.steps for row in descriptions), sum(row.size for row in descriptions)
+    lines += ["", f"{len(tasks)} data sets, {steps:,} agent steps, {size / 2**20:.0f} MiB."]
+    text = "\n".join(lines) + "\n"
+    (out / "report.md").write_text(text)
+    return text
+
+
+def _row(task: str, out: Path, row: Description) -> str:
+    evaluations = out / "runs" / "pwm" / f"{env_id(task)}_1" / "evaluations.npz"
+    run = "- | -"
+    if evaluations.is_file():
+        with np.load(evaluations) as arrays:
+            run = f"{arrays['timesteps'][-1]:,} | {arrays['results'].mean(axis=1).max():.0f}"
+    median, nearly_best = np.quantile(row.returns, [0.5, 0.9])
+    success = "-" if row.success is None else f"{row.success.mean():.0%}"
+    returns = f"{row.returns.mean():.0f} | {median:.0f} | {nearly_best:.0f} | {row.returns.max():.0f}"
+    return f"| {task} | {run} | {len(row.returns)} | {returns} | {success} | {row.size / 2**20:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train PWM on every DMControl task")
-    training.add_argument("--out", type=Path, required=True)
-    training.add_argument("--tasks", nargs="+", default=list(MT30.tasks))
     training.add_argument("--steps", type=int, help="agent steps of every run, in place of the table's")
-    training.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    training.add_argument("--seed", type=int, default=0)
+    collection = commands.add_parser("collect", help="collect the data sets, and say what is in them")
+    for command, default in ((training, MT30.tasks), (collection, (*MT30.tasks, *META_WORLD))):
+        command.add_argument("--out", type=Path, required=True, help="folder of the runs and of the data")
+        command.add_argument("--tasks", nargs="+", default=list(default))
+        command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+        command.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    tasks = [MT30.canonical(task) for task in arguments.tasks]
-    bar = tqdm(total=len(tasks), unit="run")
-
-    def work(task: str) -> None:
-        started = time.perf_counter()
-        env_id = MT30.env_ids[MT30.index(task)]
-        train(env_id, arguments.steps or n_steps(task), arguments.out / "runs", arguments.seed)
-        bar.write(f"{task}: {time.perf_counter() - started:.0f} s")
-        bar.update()
-
-    with ThreadPoolExecutor(arguments.processes) as pool:
-        list(pool.map(work, tasks))
-    bar.close()
+    suite = MT30 if arguments.command == "train" else MT80
+    tasks = [suite.canonical(task) for task in arguments.tasks]
+    if arguments.command == "train":
+        train_all(tasks, arguments.steps, arguments.out / "runs", arguments.processes, arguments.seed)
+    else:
+        collect_all(tasks, arguments.out, arguments.processes, arguments.seed)
+        print(report(tasks, arguments.out))
 
 
 if __name__ == "__main__":
