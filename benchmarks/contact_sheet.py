@@ -1,9 +1,10 @@
 """
-A picture of every task of a suite, on one sheet.
+A picture of every task of a suite, on one sheet; or of the muscle humanoid, from three sides.
 
 ::
 
     python benchmarks/contact_sheet.py --suite mt30 --out docs/mt30.png
+    python benchmarks/contact_sheet.py --muscles --out docs/muscle_humanoid.png
 """
 
 import argparse
@@ -22,14 +23,46 @@ from sb3_pwm.envs.suites import SUITES, get_suite
 COLUMNS = 10
 
 
+def draw_muscles(out: Path) -> None:
+    """:param out: A PNG of the standing muscle humanoid from before, the side and behind, its limbs translucent."""
+    env = gymnasium.make("Muscle-humanoid-stand", render_mode="rgb_array", width=420, height=720)
+    env.reset(seed=0)
+    env.render()  # makes the buffer large enough
+    # dm_control has chosen how to draw by now.
+    from dm_control.mujoco import engine
+
+    physics = env.unwrapped.environment.physics  # type: ignore[attr-defined]
+    model = physics.model.ptr
+    limbs = [number for number in range(model.ngeom) if number != model.geom("floor").id]
+    model.geom_matid[limbs] = -1
+    model.geom_rgba[limbs] = (0.8, 0.75, 0.7, 0.35)
+    with physics.reset_context():
+        physics.data.qpos[:] = model.qpos0
+        physics.data.qpos[2] = 1.3
+    figure, axes = plt.subplots(1, 3, figsize=(9.0, 5.6), layout="constrained")
+    camera = engine.MovableCamera(physics, height=720, width=420)
+    for ax, (name, azimuth) in zip(axes, {"front": 180, "side": 90, "back": 0}.items(), strict=True):
+        camera.set_pose((0.05, 0.0, 0.8), distance=2.4, azimuth=azimuth, elevation=-5)
+        ax.imshow(camera.render())
+        ax.set_title(name, fontsize=9)
+        ax.axis("off")
+    figure.savefig(out, dpi=100)
+    env.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=tuple(SUITES), default="mt30")
     parser.add_argument("--steps", type=int, default=20, help="random steps before the picture is taken")
+    parser.add_argument("--muscles", action="store_true", help="the muscle humanoid instead")
     parser.add_argument("--out", type=Path, default=Path("docs/mt30.png"))
     arguments = parser.parse_args()
 
     register_envs()
+    if arguments.muscles:
+        draw_muscles(arguments.out)
+        print(f"Written: {arguments.out}")
+        return
     suite = get_suite(arguments.suite)
     n_rows = -(-len(suite.tasks) // COLUMNS)
     figure, axes = plt.subplots(n_rows, COLUMNS, figsize=(1.5 * COLUMNS, 1.75 * n_rows), squeeze=False)

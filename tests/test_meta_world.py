@@ -73,6 +73,22 @@ def test_gymnasiums_checker_is_satisfied(task):
 
 
 @pytest.mark.usefixtures("meta_world")
+@pytest.mark.parametrize("task", META_WORLD_TASKS)
+def test_render(task):
+    env = gymnasium.make(f"Mw-{task}", render_mode="rgb_array", width=128, height=96)
+    env.reset(seed=0)
+    try:
+        picture = env.render()
+    except RuntimeError as error:
+        if "apt-get install" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert picture.shape == (96, 128, 3)
+    assert picture.std() > 5
+    env.close()
+
+
+@pytest.mark.usefixtures("meta_world")
 @pytest.mark.parametrize("task", ["reach", "button-press", "drawer-close"])
 def test_scripted_experts_succeed_within_an_episode(task):
     env = gymnasium.make(f"Mw-{task}")
