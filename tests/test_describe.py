@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sb3_pwm.data.collect import Behaviour, collect
-from sb3_pwm.data.datasets import find_datasets, open_dataset
 from sb3_pwm.data.describe import describe, table
+from sb3_pwm.data.minari_files import find_datasets, open_dataset
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 

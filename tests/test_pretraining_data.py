@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_pwm.data.datasets import open_dataset
+from sb3_pwm.data.minari_files import open_dataset
 
 pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.common.files import replacing, with_suffix
-from sb3_pwm.data.datasets import default_folder, find_datasets, iterate_episodes, open_dataset
+from sb3_pwm.data.minari_files import default_folder, find_datasets, iterate_episodes, open_dataset
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 

@@ -32,16 +32,19 @@ def save_world_model(world_model: "WorldModel", path: str | Path) -> None:
 
 def load_world_model(path: str | Path, device: th.device | str = "cpu") -> "WorldModel":
     """
-    Read what :func:`save_world_model` wrote.
+    Read what :func:`save_world_model` wrote, or a world model of the TD-MPC2 and PWM releases.
 
-    :param path: The file.
+    :param path: The file; ``*.pt`` is read by :func:`~sb3_pwm.world_model.tdmpc2.import_world_model`.
     :param device: Device of the model's parameters.
     :return: The model.
     :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it is not a whole world model of this package; the message names the file and the reason.
+    :raises ValueError: If it is not a whole world model of either kind; the message names the file and the reason.
     """
     from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
+    from sb3_pwm.world_model.tdmpc2 import import_world_model
 
+    if Path(path).suffix in (".pt", ".pth"):
+        return import_world_model(path, device=device)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no world model file {path}.")
     try:

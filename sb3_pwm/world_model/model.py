@@ -230,12 +230,12 @@ class WorldModel(nn.Module):
     @classmethod
     def load(cls, path: str | Path, device: th.device | str = "cpu") -> "WorldModel":
         """
-        Read a model that :meth:`save` wrote.
+        Read a model that :meth:`save` wrote, or one of the TD-MPC2 and PWM releases.
 
-        :param path: The file.
+        :param path: The file; ``*.pt`` is a release's, see :func:`~sb3_pwm.world_model.tdmpc2.import_world_model`.
         :param device: Device of the model's parameters.
         :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If it is not a whole world model of this package; the message names the file and the reason.
+        :raises ValueError: If it is not a whole world model of either kind; the message names the file and the reason.
         """
         return load_world_model(path, device)
 

@@ -1,0 +1,128 @@
+"""World models of the TD-MPC2 and PWM releases (.pt), read without executing anything that the file says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+if TYPE_CHECKING:
+    from sb3_pwm.world_model.model import WorldModel
+
+# Our names of the releases' networks. What else their files hold (policy, Q-functions, masks) is not the world model.
+_NETWORKS = {"_encoder.state.": "encoder.", "_dynamics.": "dynamics.", "_reward.": "reward_network."}
+_EMBEDDING = "_task_emb.weight"
+# Where the releases keep the state dict: TD-MPC2's agents, PWM's.
+_CONTAINERS = ("model", "world_model")
+
+
+def import_world_model(
+    path: str | Path, tasks: Sequence[str] | None = None, device: th.device | str = "cpu"
+) -> WorldModel:
+    """
+    Read a world model that TD-MPC2 or PWM has released or trained, of one task or many, in either of their key layouts.
+
+    :param path: The .pt file.
+    :param tasks: Names of the tasks, in the order of the model's embeddings; None: MT30's or MT80's where there are 30
+        or 80 of them, else ``"task-0"``, ``"task-1"`` and so on.
+    :param device: Device of the model's parameters.
+    :return: The model. It has no termination head; the releases have none.
+    :raises FileNotFoundError: If there is no such file.
+    :raises ValueError: If it holds anything but plain tensors, or is no such world model; the message says what.
+    """
+    from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
+
+    tensors = _read_tensors(Path(path))
+    try:
+        config, state = _translate(tensors, tasks)
+        world_model = WorldModel(WorldModelConfig(**config)).to(device)
+        world_model.load_state_dict(state)
+    except KeyError as error:
+        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM: it has no {error.args[0]}.") from error
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # torch's are of many lines
+        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM that this package knows: {reason}") from error
+    return world_model
+
+
+def _read_tensors(path: Path) -> dict[str, th.Tensor]:
+    """:return: The state dict in the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no world model file {path}.")
+    try:
+        # The unpickler of weights_only knows tensors and containers, and calls nothing else.
+        content: Any = th.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, ... by where the file is odd
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged, or holds more than plain tensors, and was not read: {reason}") from error
+    for name in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
+    foreign = [str(name) for name, value in content.items() if not isinstance(value, th.Tensor)]
+    if foreign:
+        raise ValueError(f"{path} holds more than plain tensors: {', '.join(foreign[:5])}.")
+    # torch.compile puts its own name before the module's.
+    return {str(name).replace("_orig_mod.", ""): value for name, value in content.items()}
+
+
+def _translate(
+    tensors: dict[str, th.Tensor], tasks: Sequence[str] | None
+) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    """:return: The configuration's fields, and the state dict under our names."""
+    state = {}
+    for theirs, ours in _NETWORKS.items():
+        state.update(
+            {ours + name.removeprefix(theirs): v.float() for name, v in tensors.items() if name.startswith(theirs)}
+        )
+    embedding = tensors.get(_EMBEDDING)
+    task_dim = 0 if embedding is None else embedding.shape[1]
+    depths = {}
+    for network in ("encoder", "dynamics", "reward_network"):
+        layers = {int(match.group(1)) for name in state if (match := re.match(rf"{network}\.(\d+)\.weight", name))}
+        depths[network] = len(layers)
+    if depths["dynamics"] not in (0, 3) or depths["reward_network"] not in (0, 3):
+        raise ValueError("its dynamics and reward have other than two hidden layers.")
+
+    latent_dim = state["dynamics.2.weight"].shape[0]
+    reward_outputs = state["reward_network.2.weight"].shape[0]
+    config: dict[str, Any] = dict(
+        observation_dim=state["encoder.0.weight"].shape[1] - task_dim,
+        action_dim=state["dynamics.0.weight"].shape[1] - latent_dim - task_dim,
+        latent_dim=latent_dim,
+        encoder_dim=state["encoder.0.weight"].shape[0],
+        encoder_layers=depths["encoder"],
+        mlp_dim=state["dynamics.0.weight"].shape[0],
+    )
+    if reward_outputs == 1:
+        config["reward_head"] = "scalar"
+    else:
+        config["num_bins"] = reward_outputs
+    if embedding is None:
+        if tasks is not None:
+            raise ValueError("it is of a single task: leave tasks out.")
+        return config, state
+
+    state["task_embedding.weight"] = embedding.float()
+    config.update(tasks=_task_names(len(embedding), tasks), task_dim=task_dim)
+    # Theirs see latent, embedding, action; ours latent, action, embedding.
+    for name in ("dynamics.0.weight", "reward_network.0.weight"):
+        latent, task, action = state[name].split([latent_dim, task_dim, config["action_dim"]], dim=1)
+        state[name] = th.cat([latent, action, task], dim=1)
+    return config, state
+
+
+def _task_names(number: int, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    from sb3_pwm.envs.suites import SUITES
+
+    if tasks is not None:
+        if len(tasks) != number:
+            raise ValueError(f"it has {number} tasks; {len(tasks)} names were given.")
+        return tuple(tasks)
+    suites = {len(suite.tasks): suite.tasks for suite in SUITES.values()}
+    return suites.get(number, tuple(f"task-{row}" for row in range(number)))
