@@ -1,6 +1,6 @@
 """PWM (Policy Learning with Multi-Task World Models, arXiv 2407.02466) for Stable-Baselines3."""
 
-from sb3_pwm.data import SequenceBatch, SequenceReplayBuffer
+from sb3_pwm.data import OfflineDataset, SequenceBatch, SequenceReplayBuffer
 from sb3_pwm.envs import register_envs
 from sb3_pwm.pwm import PWM, MlpPolicy, PWMPolicy
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
@@ -12,6 +12,7 @@ register_envs()
 __all__ = [
     "PWM",
     "MlpPolicy",
+    "OfflineDataset",
     "PWMPolicy",
     "SequenceBatch",
     "SequenceReplayBuffer",

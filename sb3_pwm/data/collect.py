@@ -245,65 +245,39 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
     :raises ValueError: If it is another environment's or not such a buffer, or holds no whole episode or a value that
         is not finite.
     """
-    from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-    from stable_baselines3.common.save_util import load_from_pkl
-
+    from sb3_pwm.data.dataset import check_episode
+    from sb3_pwm.data.sources import read_replay_buffer, whole_episodes
     from sb3_pwm.envs import env_id
 
     file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
     if not file.is_file():
         raise FileNotFoundError(f"There is no replay buffer {file}: train with rl-zoo3's --save-replay-buffer.")
     # Two tasks of the same body fit each other but for the rewards: rl-zoo3's folder says whose these are.
-    trained, _, number = file.parent.name.rpartition("_")
-    if number.isdigit() and trained in gymnasium.registry and trained != env_id(task):
+    trained, _, run = file.parent.name.rpartition("_")
+    if run.isdigit() and trained in gymnasium.registry and trained != env_id(task):
         raise ValueError(f"{file} was filled by {trained}, not by {env_id(task)}.")
-    try:
-        buffer = load_from_pkl(file)
-    except Exception as error:  # whatever unpickling stumbles over
-        raise ValueError(f"{file} cannot be read as a replay buffer: {error}.") from error
-    if not isinstance(buffer, ReplayBuffer) or isinstance(buffer, DictReplayBuffer):
-        raise ValueError(f"{file} holds a {type(buffer).__name__}, not a replay buffer of flat observations.")
-    if buffer.optimize_memory_usage:
-        raise ValueError(f"{file} lacks every episode's last observation: train with optimize_memory_usage=False.")
+    buffer = read_replay_buffer(file)
     shapes = (buffer.observation_space.shape, buffer.action_space.shape)
     if shapes != (env.observation_space.shape, env.action_space.shape):
         raise ValueError(
             f"{file} holds observations {shapes[0]} and actions {shapes[1]}; "
             f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
-    size = buffer.size()
-    order = (np.arange(size) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
-    episodes = []
-    for column in range(buffer.n_envs if size else 0):
-        observations, following = buffer.observations[order, column], buffer.next_observations[order, column]
-        dones, timeouts = buffer.dones[order, column] > 0.5, buffer.timeouts[order, column] > 0.5
-        # Where training was stopped and gone on with, an episode breaks off without an end, and a new one begins.
-        same = np.array(
-            [np.array_equal(*pair, equal_nan=True) for pair in zip(following[:-1], observations[1:], strict=True)], bool
+    episodes: list[Episode] = []
+    for number, (observations, actions, rewards, terminated) in enumerate(found := list(whole_episodes(buffer))):
+        check_episode(found[number], f"episode {number} of {file}")
+        end = np.arange(len(rewards)) == len(rewards) - 1
+        episodes.append(
+            {
+                "observations": observations,
+                "actions": actions,
+                "rewards": rewards,
+                "terminations": end & terminated,
+                "truncations": end & (not terminated),
+            }
         )
-        broken = np.append(~same & ~dones[:-1], False)
-        first = -1 if buffer.full else 0  # the oldest one's beginning has been overwritten
-        for last in np.flatnonzero(dones | broken).tolist():
-            if first >= 0 and dones[last]:
-                steps = slice(first, last + 1)
-                end = np.arange(first, last + 1) == last
-                episodes.append(
-                    {
-                        "observations": np.concatenate([observations[steps], following[last : last + 1]]),
-                        "actions": buffer.actions[order[steps], column],
-                        "rewards": buffer.rewards[order[steps], column],
-                        "terminations": end & ~timeouts[last],
-                        "truncations": end & timeouts[last],
-                    }
-                )
-            first = last + 1
-    for number_of_episode, episode in enumerate(episodes):
-        for name in ("observations", "actions", "rewards"):
-            episode[name] = episode[name].astype(np.float32)
-            if not np.isfinite(episode[name]).all():
-                raise ValueError(f"The {name} of episode {number_of_episode} of {file} are not all finite.")
     if not episodes:
-        raise ValueError(f"{file} holds {size} steps and no whole episode.")
+        raise ValueError(f"{file} holds {buffer.size()} steps and no whole episode.")
     return episodes
 
 

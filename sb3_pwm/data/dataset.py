@@ -1,0 +1,371 @@
+"""Offline data of one task or many, in memory or memory-mapped, as batches of sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_pwm.data.batch import SequenceBatch
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+INDEX = "index.json"
+FORMAT = "sb3_pwm.offline_dataset"
+BALANCES = ("size", "task")
+
+
+class Episode(NamedTuple):
+    """One episode of T steps, in the environment's own dimensions."""
+
+    observations: NDArray[np.float32]
+    """``(T + 1, O)``, the last one being where the last step led to"""
+    actions: NDArray[np.float32]
+    """``(T, A)`` in [-1, 1]"""
+    rewards: NDArray[np.float32]
+    """``(T,)``"""
+    terminated: bool
+    """Whether the last step ended it for good; otherwise it was cut off"""
+
+
+class SourceEpisode(NamedTuple):
+    """An episode on its way into a data set."""
+
+    task: str
+    episode: Episode
+    where: str
+    """File and number of the episode, for messages"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """
+    The episodes of a task, one after the other.
+
+    An episode of T steps has T + 1 rows: a step's row holds its observation, action and reward, the last row holds the
+    last observation.
+
+    :param name: The task.
+    :param observations: ``(rows, O)``.
+    :param actions: ``(rows, A)``; zero in last rows.
+    :param rewards: ``(rows,)``; zero in last rows.
+    :param first: First row of each episode, ``(E,)``.
+    :param lengths: Steps of each episode, ``(E,)``.
+    :param terminated: Whether each episode ended for good, ``(E,)``.
+    """
+
+    name: str
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    first: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+
+    def restricted(self, episodes: NDArray[np.int64]) -> TaskData:
+        """:param episodes: Numbers of episodes. :return: Those only, of the same arrays."""
+        return dataclasses.replace(
+            self, first=self.first[episodes], lengths=self.lengths[episodes], terminated=self.terminated[episodes]
+        )
+
+    def episode(self, number: int) -> Episode:
+        """:param number: Of the episode. :return: It."""
+        first, length = int(self.first[number]), int(self.lengths[number])
+        steps = slice(first, first + length)
+        observations = np.asarray(self.observations[first : first + length + 1])
+        rows = np.asarray(self.actions[steps]), np.asarray(self.rewards[steps])
+        return Episode(observations, *rows, bool(self.terminated[number]))
+
+
+class OfflineDataset:
+    """
+    Episodes of one task or many, from which sequences are sampled.
+
+    Observations and actions of smaller tasks are padded with zeros to the largest one's when they are sampled; they are
+    stored as they are. Make one with :meth:`from_minari`, :meth:`from_tdmpc2`, :meth:`from_replay_buffer` or
+    :meth:`open`.
+
+    :param data: The tasks.
+    :raises ValueError: If there is no task, or a task without an episode, or two of the same name.
+    """
+
+    def __init__(self, data: Sequence[TaskData]):
+        names = [task.name for task in data]
+        if not data:
+            raise ValueError("A data set needs at least one task.")
+        if len(set(names)) != len(names):
+            raise ValueError(f"The tasks of a data set must be distinct, got {', '.join(names)}.")
+        for task in data:
+            if not len(task.lengths):
+                raise ValueError(f"The data set has no episode of {task.name}.")
+        self.data = tuple(data)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks; a batch's task indices count in them."""
+        return tuple(task.name for task in self.data)
+
+    @property
+    def observation_dim(self) -> int:
+        """Size of the largest task's observation."""
+        return max(task.observations.shape[1] for task in self.data)
+
+    @property
+    def action_dim(self) -> int:
+        """Size of the largest task's action."""
+        return max(task.actions.shape[1] for task in self.data)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes of all tasks."""
+        return sum(len(task.lengths) for task in self.data)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of all tasks."""
+        return sum(int(task.lengths.sum()) for task in self.data)
+
+    def __repr__(self) -> str:
+        return (
+            f"OfflineDataset({len(self.data)} tasks, {self.n_episodes:,} episodes, {self.n_steps:,} steps, "
+            f"observations of up to {self.observation_dim}, actions of up to {self.action_dim})"
+        )
+
+    def task_data(self, task: str) -> TaskData:
+        """
+        :param task: A task's name.
+        :return: Its episodes.
+        :raises ValueError: If the data set has no such task.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"The data set has no task {task!r}; its tasks are {', '.join(self.tasks)}.")
+        return self.data[self.tasks.index(task)]
+
+    def select(self, tasks: Sequence[str]) -> OfflineDataset:
+        """
+        :param tasks: Names of tasks.
+        :return: A data set of these only, in that order, of the same arrays.
+        :raises ValueError: If the data set has no such task.
+        """
+        return OfflineDataset([self.task_data(task) for task in tasks])
+
+    def split(self, validation: float = 0.05, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
+        """
+        Split by episode, within each task.
+
+        :param validation: Share of the episodes for validation, at least one of each task.
+        :param seed: Decides which.
+        :return: Data sets for training and for validation, of the same arrays.
+        :raises ValueError: If the share is not in (0, 1), or a task has a single episode.
+        """
+        if not 0.0 < validation < 1.0:
+            raise ValueError(f"validation must be a share between 0 and 1, got {validation!r}.")
+        parts = []
+        for task in self.data:
+            n_episodes = len(task.lengths)
+            if n_episodes < 2:
+                raise ValueError(f"{task.name} has a single episode, which cannot be split.")
+            n_held_out = min(max(round(validation * n_episodes), 1), n_episodes - 1)
+            order = np.random.default_rng([seed, *task.name.encode()]).permutation(n_episodes)
+            held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+            parts.append((task.restricted(kept), task.restricted(held_out)))
+        return OfflineDataset([kept for kept, _ in parts]), OfflineDataset([held_out for _, held_out in parts])
+
+    def sample(
+        self, batch_size: int, horizon: int, rng: np.random.Generator, balance: str = "size", pin_memory: bool = False
+    ) -> SequenceBatch:
+        """
+        Sequences of consecutive steps of one episode each, uniform over all sequences of a task.
+
+        :param batch_size: Number of sequences, B.
+        :param horizon: Number of steps in a sequence, H. Of a shorter episode the whole is taken; after its end the
+            mask is zero.
+        :param rng: Decides which.
+        :param balance: ``"size"``: tasks by the number of their sequences; ``"task"``: all tasks alike.
+        :param pin_memory: Whether the tensors lie in page-locked memory, from which copies to a GPU run on their own.
+        :return: The sequences, padded, on the CPU; ``task`` counts in :attr:`tasks`, and is given for a single one too.
+        :raises ValueError: If ``balance`` is none of the two, or a number is not positive.
+        """
+        if batch_size < 1 or horizon < 1:
+            raise ValueError(f"batch_size and horizon must be positive, got {batch_size} and {horizon}.")
+        if balance not in BALANCES:
+            raise ValueError(f"balance must be one of {BALANCES}, got {balance!r}.")
+        # How many sequences start in each episode
+        starts = [np.maximum(task.lengths - horizon + 1, 1) for task in self.data]
+        weights = np.array([s.sum() if balance == "size" else 1.0 for s in starts], np.float64)
+        chosen = np.sort(rng.choice(len(self.data), size=batch_size, p=weights / weights.sum()))
+
+        def empty(*shape: int) -> th.Tensor:
+            return th.zeros(*shape, pin_memory=pin_memory)
+
+        batch = SequenceBatch(
+            observations=empty(horizon + 1, batch_size, self.observation_dim),
+            actions=empty(horizon, batch_size, self.action_dim),
+            rewards=empty(horizon, batch_size),
+            terminations=empty(horizon, batch_size),
+            mask=empty(horizon, batch_size),
+            task=th.from_numpy(chosen),
+        )
+        arrays = [value.numpy() for value in batch[:5]]  # type: ignore[union-attr]
+        for number in np.unique(chosen):
+            first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
+            columns = slice(first, last + 1)  # sorted above, so they are neighbours
+            self._gather(self.data[number], starts[number], horizon, rng, [a[:, columns] for a in arrays])
+        return batch
+
+    @staticmethod
+    def _gather(
+        task: TaskData,
+        starts: NDArray[np.int64],
+        horizon: int,
+        rng: np.random.Generator,
+        out: list[NDArray[np.float32]],
+    ) -> None:
+        """Fill a task's columns of a batch: observations, actions, rewards, terminations, mask."""
+        observations, actions, rewards, terminations, mask = out
+        ends = np.cumsum(starts)
+        position = rng.integers(0, ends[-1], size=rewards.shape[1])
+        episodes = np.searchsorted(ends, position, side="right")
+        offsets = position - (ends[episodes] - starts[episodes])  # (B,) first step within the episode
+        steps = offsets + np.arange(horizon + 1)[:, None]  # (H + 1, B)
+        lengths = task.lengths[episodes]
+        rows = task.first[episodes] + np.minimum(steps, lengths)  # after the end: the last observation again
+        observations[..., : task.observations.shape[1]] = task.observations[rows]
+        actions[..., : task.actions.shape[1]] = task.actions[rows[:-1]]
+        rewards[:] = task.rewards[rows[:-1]]
+        mask[:] = steps[:-1] < lengths
+        terminations[:] = (steps[:-1] == lengths - 1) & task.terminated[episodes]
+
+    # --- Where it comes from ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_episodes(cls, episodes: Iterable[SourceEpisode], storage: str | Path | None = None) -> OfflineDataset:
+        """
+        :param episodes: Episodes of one task or many, in any order; consumed one by one.
+        :param storage: A folder for the data, which is then memory-mapped; None keeps it in memory.
+        :return: The data set; its tasks are in the order of their first episodes.
+        :raises FileExistsError: If the folder holds something.
+        :raises ValueError: If an episode is empty or not finite, or its shapes are not those of its task's others; the
+            message names file, episode and step.
+        """
+        from sb3_pwm.data.storage import MemoryWriter, StorageWriter
+
+        writer = MemoryWriter() if storage is None else StorageWriter(Path(storage))
+        for task, episode, where in episodes:
+            check_episode(episode, where)
+            writer.add(task, episode, where)
+        data = writer.finish()
+        return cls(data) if storage is None else cls.open(storage)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_minari(
+        cls, ids_or_paths: str | Path | Sequence[str | Path], storage: str | Path | None = None
+    ) -> OfflineDataset:
+        """
+        :param ids_or_paths: Minari data sets: ids such as ``"mt30/walker-walk-v0"``, their folders, or folders with
+            data sets anywhere below them. A task's name is what :mod:`sb3_pwm.data.collect` has written, else the
+            environment's id in lower case, else the data set's name.
+        :param storage: See :meth:`from_episodes`.
+        :return: The data set.
+        :raises FileNotFoundError: If there is no such data set.
+        :raises ImportError: If Minari is not installed.
+        :raises ValueError: If a file is damaged or foreign, or its spaces are not flat boxes; and see
+            :meth:`from_episodes`.
+        """
+        from sb3_pwm.data.sources import minari_episodes
+
+        several = [ids_or_paths] if isinstance(ids_or_paths, str | Path) else list(ids_or_paths)
+        return cls.from_episodes(minari_episodes(several), storage)
+
+    @classmethod
+    def from_tdmpc2(
+        cls,
+        paths: str | Path | Sequence[str | Path],
+        tasks: Sequence[str] | None = None,
+        storage: str | Path | None = None,
+    ) -> OfflineDataset:
+        """
+        :param paths: Files of TD-MPC2's data sets (``chunk_0.pt``, ...), or folders of them. They are read as plain
+            tensors; nothing that they say is executed, and tensordict is not needed.
+        :param tasks: Names of the tasks that the files count in; None: MT80's, which begin with MT30's.
+        :param storage: See :meth:`from_episodes`.
+        :return: The data set; its tasks have the dimensions that the files pad them to, but for those of MT80, which
+            have their own.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If a file is damaged or of another format; and see :meth:`from_episodes`.
+        """
+        from sb3_pwm.data.sources import tdmpc2_episodes
+
+        several = [paths] if isinstance(paths, str | Path) else list(paths)
+        return cls.from_episodes(tdmpc2_episodes(several, tasks), storage)
+
+    @classmethod
+    def from_replay_buffer(
+        cls, buffer: ReplayBuffer | str | Path, task: str = "task", storage: str | Path | None = None
+    ) -> OfflineDataset:
+        """
+        :param buffer: A replay buffer of SB3, or the file of one that ``save_replay_buffer`` has written. Reading a
+            file executes what it says: open only files that you trust, as with SB3's ``load_replay_buffer``.
+        :param task: The task's name.
+        :param storage: See :meth:`from_episodes`.
+        :return: The data set of its whole episodes.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If it is no replay buffer of flat observations, or holds no whole episode.
+        """
+        from sb3_pwm.data.sources import replay_buffer_episodes
+
+        return cls.from_episodes(replay_buffer_episodes(buffer, task), storage)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> OfflineDataset:
+        """
+        :param folder: Where :meth:`save` has written, or what ``storage`` was.
+        :return: The data set, memory-mapped: only what is sampled is read.
+        :raises FileNotFoundError: If there is none.
+        :raises ValueError: If it is damaged; the message names the file.
+        """
+        from sb3_pwm.data.storage import open_storage
+
+        return cls(open_storage(Path(folder)))
+
+    def save(self, folder: str | Path) -> None:
+        """
+        Write the data set, for :meth:`open`.
+
+        :param folder: A new or empty folder.
+        :raises FileExistsError: If it holds something.
+        """
+        from sb3_pwm.data.storage import StorageWriter
+
+        writer = StorageWriter(Path(folder))
+        for task in self.data:
+            for number in range(len(task.lengths)):
+                writer.add(task.name, task.episode(number), f"episode {number} of {task.name}")
+        writer.finish()
+
+
+def check_episode(episode: Episode, where: str) -> None:
+    """
+    :param episode: An episode.
+    :param where: Where it comes from.
+    :raises ValueError: If it is empty, its arrays do not fit each other, or a value is not finite; the message says
+        where.
+    """
+    n_steps = len(episode.rewards)
+    if n_steps == 0:
+        raise ValueError(f"{where} is empty.")
+    if len(episode.observations) != n_steps + 1 or len(episode.actions) != n_steps:
+        raise ValueError(
+            f"{where} has {len(episode.observations)} observations, {len(episode.actions)} actions and "
+            f"{n_steps} rewards; there must be one observation more than actions and rewards."
+        )
+    for name in ("observations", "actions", "rewards"):
+        finite = np.isfinite(getattr(episode, name)).reshape(len(getattr(episode, name)), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"The {name} of {where} are NaN or infinite at step {int(np.argmin(finite))}.")

@@ -1,0 +1,179 @@
+"""Where an offline data set's episodes lie: in memory, or in plain files that are memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_pwm.common.files import replacing
+from sb3_pwm.data.dataset import FORMAT, INDEX, Episode, TaskData
+
+ARRAYS = ("observations", "actions", "rewards")
+
+
+def rows(episode: Episode) -> dict[str, NDArray[np.float32]]:
+    """:param episode: Of T steps. :return: Its T + 1 rows, see :class:`~sb3_pwm.data.dataset.TaskData`."""
+    last_action = np.zeros((1, episode.actions.shape[1]), np.float32)
+    return {
+        "observations": np.ascontiguousarray(episode.observations, np.float32),
+        "actions": np.concatenate([episode.actions, last_action]).astype(np.float32),
+        "rewards": np.append(episode.rewards, 0.0).astype(np.float32),
+    }
+
+
+class _Table:
+    """Lengths, ends and dimensions of a task's episodes, as they come in."""
+
+    def __init__(self, name: str, episode: Episode):
+        self.name = name
+        self.dimensions = (episode.observations.shape[1], episode.actions.shape[1])
+        self.lengths: list[int] = []
+        self.terminated: list[bool] = []
+
+    def add(self, episode: Episode, where: str) -> None:
+        """:raises ValueError: If the episode has other dimensions than the task's first."""
+        dimensions = (episode.observations.shape[1], episode.actions.shape[1])
+        if dimensions != self.dimensions:
+            raise ValueError(
+                f"{where} has observations of {dimensions[0]} and actions of {dimensions[1]}; "
+                f"{self.name} before had {self.dimensions[0]} and {self.dimensions[1]}."
+            )
+        self.lengths.append(len(episode.rewards))
+        self.terminated.append(episode.terminated)
+
+    def data(self, arrays: dict[str, NDArray[np.float32]]) -> TaskData:
+        """:param arrays: The rows. :return: The task's data."""
+        return make_task_data(self.name, arrays, np.array(self.lengths), np.array(self.terminated))
+
+
+def make_task_data(
+    name: str, arrays: dict[str, NDArray[np.float32]], lengths: NDArray[np.int64], terminated: NDArray[np.bool_]
+) -> TaskData:
+    """
+    :param name: The task.
+    :param arrays: Its rows, see :class:`~sb3_pwm.data.dataset.TaskData`.
+    :param lengths: Steps of its episodes.
+    :param terminated: Whether they ended for good.
+    :return: The same with the episodes' first rows.
+    """
+    first = np.cumsum(lengths + 1) - (lengths + 1)
+    return TaskData(name, first=first, lengths=lengths, terminated=terminated, **arrays)
+
+
+class MemoryWriter:
+    """Collects episodes in memory."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, _Table] = {}
+        self.parts: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
+
+    def add(self, task: str, episode: Episode, where: str) -> None:
+        """:param task: Its name. :param episode: One of its episodes. :param where: For messages."""
+        table = self.tables.setdefault(task, _Table(task, episode))
+        table.add(episode, where)
+        parts = self.parts.setdefault(task, {name: [] for name in ARRAYS})
+        for name, value in rows(episode).items():
+            parts[name].append(value)
+
+    def finish(self) -> list[TaskData]:
+        """:return: All tasks."""
+        data = []
+        for task, table in self.tables.items():
+            data.append(table.data({name: np.concatenate(part) for name, part in self.parts.pop(task).items()}))
+        return data
+
+
+class StorageWriter:
+    """
+    Writes episodes to a folder as they come, one at a time in memory; the folder counts once its index is written.
+
+    :param folder: A new or empty folder.
+    :raises FileExistsError: If it holds something.
+    """
+
+    def __init__(self, folder: Path):
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty: choose another folder, or delete it.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.tables: dict[str, _Table] = {}
+        self.files: dict[str, dict[str, IO[bytes]]] = {}
+
+    def add(self, task: str, episode: Episode, where: str) -> None:
+        """:param task: Its name. :param episode: One of its episodes. :param where: For messages."""
+        if task not in self.tables:
+            number = len(self.tables)
+            self.tables[task] = _Table(task, episode)
+            self.files[task] = {name: _file(self.folder, number, name).open("wb") for name in ARRAYS}
+        self.tables[task].add(episode, where)
+        for name, value in rows(episode).items():
+            self.files[task][name].write(value.tobytes())
+
+    def finish(self) -> list[TaskData]:
+        """:return: Nothing: open the folder."""
+        for files in self.files.values():
+            for file in files.values():
+                file.close()
+        index = []
+        for number, table in enumerate(self.tables.values()):
+            lengths, terminated = np.array(table.lengths, np.int64), np.array(table.terminated, bool)
+            np.savez(_file(self.folder, number, "episodes"), lengths=lengths, terminated=terminated)
+            dimensions = dict(zip(("observation_dim", "action_dim"), table.dimensions, strict=True))
+            index.append({"name": table.name, "rows": int((lengths + 1).sum()), **dimensions})
+        with replacing(self.folder / INDEX) as file:
+            file.write(json.dumps({"format": FORMAT, "tasks": index}).encode())
+        return []
+
+
+def _file(folder: Path, number: int, name: str) -> Path:
+    return folder / f"{number:03d}-{name}.{'npz' if name == 'episodes' else 'f32'}"
+
+
+def open_storage(folder: Path) -> list[TaskData]:
+    """
+    :param folder: What :class:`StorageWriter` has written.
+    :return: The tasks, memory-mapped.
+    :raises FileNotFoundError: If there is no such folder, or none with an index.
+    :raises ValueError: If a file is damaged or has another size than the index says; the message names it.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no data set in {folder}: it has no {INDEX}.")
+    try:
+        index: Any = json.loads(path.read_text(encoding="utf-8"))
+        tasks = index["tasks"] if index["format"] == FORMAT else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or another program's: {error!r}.") from error
+    if tasks is None:
+        raise ValueError(f"{path} is of another format: {index['format']}.")
+    data = []
+    for number, task in enumerate(tasks):
+        n_rows = task["rows"]
+        shapes = {
+            "observations": (n_rows, task["observation_dim"]),
+            "actions": (n_rows, task["action_dim"]),
+            "rewards": (n_rows,),
+        }
+        arrays = {name: _map(_file(folder, number, name), shape) for name, shape in shapes.items()}
+        episodes = _file(folder, number, "episodes")
+        try:
+            with np.load(episodes, allow_pickle=False) as table:
+                lengths, terminated = table["lengths"], table["terminated"]
+        except Exception as error:  # zipfile, zlib, numpy and KeyError, by where the file ends
+            raise ValueError(f"{episodes} is damaged: {error}.") from error
+        if (lengths + 1).sum() != n_rows:
+            raise ValueError(f"{episodes} holds {(lengths + 1).sum()} rows, {INDEX} says {n_rows}.")
+        data.append(make_task_data(task["name"], arrays, lengths, terminated))
+    return data
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    expected = 4 * int(np.prod(shape))
+    if not path.is_file() or path.stat().st_size != expected:
+        size = path.stat().st_size if path.is_file() else 0
+        raise ValueError(f"{path} is missing or cut short: it has {size} of {expected} bytes.")
+    return np.memmap(path, np.float32, mode="r", shape=shape)

@@ -1,0 +1,373 @@
+"""Offline data sets: where they come from, what they sample, and what they refuse."""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.save_util import save_to_pkl
+
+from sb3_pwm import OfflineDataset
+from sb3_pwm.data.dataset import Episode, SourceEpisode
+
+
+def numbered(n_steps, first=0.0, observation_dim=2, action_dim=1, terminated=False):
+    """An episode whose every number says which step of which episode it is of: first + t."""
+    steps = first + np.arange(n_steps + 1, dtype=np.float32)
+    observations = np.repeat(steps[:, None], observation_dim, axis=1)
+    actions = np.repeat(steps[:-1, None] / 1e4, action_dim, axis=1)
+    return Episode(observations, actions, steps[:-1] + 0.5, terminated)
+
+
+def make(*episodes, storage=None):
+    """``(task, episode)`` pairs to a data set."""
+    return OfflineDataset.from_episodes(
+        [SourceEpisode(task, episode, f"episode {n}") for n, (task, episode) in enumerate(episodes)], storage
+    )
+
+
+@pytest.fixture
+def two_tasks():
+    return make(
+        ("walk", numbered(10, 0, 3, 2)),
+        ("reach", numbered(4, 100, 2, 1, terminated=True)),
+        ("walk", numbered(6, 200, 3, 2, terminated=True)),
+        ("reach", numbered(2, 300, 2, 1)),
+    )
+
+
+# --- Sampling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_sequence_is_consecutive_steps_of_one_episode(two_tasks, tmp_path, stored):
+    dataset = two_tasks
+    if stored:
+        dataset.save(tmp_path / "data")
+        dataset = OfflineDataset.open(tmp_path / "data")
+    assert (dataset.tasks, dataset.n_episodes, dataset.n_steps) == (("walk", "reach"), 4, 22)
+    assert (dataset.observation_dim, dataset.action_dim) == (3, 2)
+    ends = {10: False, 104: True, 206: True, 302: False}
+    begins = {10: 0, 104: 100, 206: 200, 302: 300}
+    batch = dataset.sample(500, 3, np.random.default_rng(0))
+    assert batch.observations.shape == (4, 500, 3)
+    assert batch.actions.shape == (3, 500, 2)
+    seen = set()
+    for b in range(500):
+        start = float(batch.observations[0, b, 0])
+        (end,) = [
+            end for end in ends if start < end <= start + 10 and start >= end - {10: 10, 104: 4, 206: 6, 302: 2}[end]
+        ]
+        seen.add(start)
+        task = int(batch.task[b])
+        assert task == (0 if end in (10, 206) else 1)
+        n_real = min(3, int(end - start))
+        assert batch.mask[:, b].tolist() == [1.0] * n_real + [0.0] * (3 - n_real)
+        steps = [start + t for t in range(n_real)]
+        assert batch.observations[: n_real + 1, b, 0].tolist() == [*steps, start + n_real]
+        assert batch.rewards[:n_real, b].tolist() == [step + 0.5 for step in steps]
+        np.testing.assert_allclose(batch.actions[:n_real, b, 0], np.array(steps) / 1e4)
+        expected = [ends[end] and step == end - 1 for step in steps]
+        assert batch.terminations[:n_real, b].bool().tolist() == expected
+        # Padding
+        assert (batch.observations[:, b, 2] == (batch.observations[:, b, 0] if task == 0 else 0.0)).all()
+        assert (batch.actions[:, b, 1] == (batch.actions[:, b, 0] if task == 0 else 0.0)).all()
+    # Every sequence that there is, no others
+    assert seen == {*range(8), 100, 101, *range(200, 204), 300}
+    assert all(th.isfinite(part).all() for part in batch[:5])
+
+
+def test_sequences_are_uniform_or_tasks_are(two_tasks):
+    rng = np.random.default_rng(0)
+    by_size = two_tasks.sample(20_000, 3, rng)
+    starts, counts = np.unique(by_size.observations[0, :, 0].numpy(), return_counts=True)
+    assert len(starts) == 15
+    assert np.abs(counts / 20_000 - 1 / 15).max() < 0.01
+    by_task = two_tasks.sample(20_000, 3, rng, balance="task")
+    assert float(by_task.task.float().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_generator_decides_the_batch(two_tasks):
+    first, again, other = (two_tasks.sample(8, 2, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    for one, two in zip(first, again, strict=True):
+        assert th.equal(one, two)
+    assert not th.equal(first.observations, other.observations)
+
+
+def test_bad_arguments(two_tasks):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="batch_size and horizon must be positive"):
+        two_tasks.sample(0, 3, rng)
+    with pytest.raises(ValueError, match=r"balance must be one of .* got 'episodes'"):
+        two_tasks.sample(3, 3, rng, balance="episodes")
+    with pytest.raises(ValueError, match="no task 'run'; its tasks are walk, reach"):
+        two_tasks.task_data("run")
+    with pytest.raises(ValueError, match="at least one task"):
+        OfflineDataset([])
+
+
+def test_split_is_by_episode_and_within_each_task():
+    dataset = make(*[(task, numbered(3, 100 * n)) for n in range(20) for task in ("walk", "reach")])
+    kept, held_out = dataset.split(0.25, seed=1)
+    assert [len(task.lengths) for task in (*kept.data, *held_out.data)] == [15, 15, 5, 5]
+    for k, h in zip(kept.data, held_out.data, strict=True):
+        firsts = [{int(task.observations[row, 0]) for row in task.first} for task in (k, h)]
+        assert firsts[0] | firsts[1] == {100 * n for n in range(20)}
+        assert not firsts[0] & firsts[1]
+    again = dataset.split(0.25, seed=1)[1]
+    assert all((a.first == b.first).all() for a, b in zip(again.data, held_out.data, strict=True))
+    with pytest.raises(ValueError, match="walk has a single episode"):
+        make(("walk", numbered(3))).split()
+    with pytest.raises(ValueError, match="share between 0 and 1"):
+        dataset.split(1.0)
+
+
+def test_select(two_tasks):
+    reach = two_tasks.select(["reach"])
+    assert (reach.tasks, reach.n_steps, reach.observation_dim) == (("reach",), 6, 2)
+
+
+# --- Storage --------------------------------------------------------------------------------------------------------
+
+
+def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
+    two_tasks.save(tmp_path / "data")
+    opened = OfflineDataset.open(tmp_path / "data")
+    assert isinstance(opened.data[0].observations, np.memmap)
+    for here, there in zip(two_tasks.data, opened.data, strict=True):
+        for number in range(len(here.lengths)):
+            for one, other in zip(here.episode(number), there.episode(number), strict=True):
+                np.testing.assert_array_equal(one, other)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        two_tasks.save(tmp_path / "data")
+
+
+def test_damaged_and_foreign_storage_is_named(two_tasks, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"it has no index\.json"):
+        OfflineDataset.open(tmp_path)
+    two_tasks.save(tmp_path / "data")
+    file = tmp_path / "data" / "001-actions.f32"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"001-actions\.f32 is missing or cut short: it has 28 of 32 bytes"):
+        OfflineDataset.open(tmp_path / "data")
+    index = tmp_path / "data" / "index.json"
+    for content, message in (("{", "is damaged"), ('{"format": "zarr", "tasks": []}', "another format: zarr")):
+        index.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            OfflineDataset.open(tmp_path / "data")
+
+
+def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
+    def episodes():
+        yield SourceEpisode("walk", numbered(5), "episode 0")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        OfflineDataset.from_episodes(episodes(), tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="no data set"):
+        OfflineDataset.open(tmp_path / "data")
+
+
+# --- Sources --------------------------------------------------------------------------------------------------------
+
+
+def test_from_minari(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
+    from sb3_pwm.data.collect import Behaviour, collect
+
+    collect(["cup-spin", "walker-stand"], 1_000, tmp_path, [Behaviour("random")], namespace="mt30")
+    dataset = OfflineDataset.from_minari(tmp_path)
+    assert dataset.tasks == ("cup-spin", "walker-stand")
+    assert (dataset.n_episodes, dataset.n_steps) == (4, 2_000)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    expected = list(minari.load_dataset("mt30/cup-spin-v0").iterate_episodes())
+    by_id = OfflineDataset.from_minari("mt30/cup-spin-v0", storage=tmp_path / "storage")
+    for number, episode in enumerate(expected):
+        read = by_id.task_data("cup-spin").episode(number)
+        np.testing.assert_array_equal(read.observations, episode.observations)
+        np.testing.assert_array_equal(read.actions, episode.actions)
+        np.testing.assert_array_equal(read.rewards, episode.rewards.astype(np.float32))
+        assert read.terminated is False
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        OfflineDataset.from_minari("mt30/nothing-v0")
+
+
+def test_minari_actions_are_scaled_and_terminations_kept(tmp_path, monkeypatch):
+    """A data set that others have made: another action range, another name."""
+    minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    buffers = [
+        EpisodeBuffer(
+            id=0,
+            observations=np.arange(9.0).reshape(3, 3),
+            actions=np.array([[-2.0], [1.0]]),
+            rewards=np.array([1.0, 2.0]),
+            terminations=np.array([False, True]),
+            truncations=np.array([False, False]),
+        )
+    ]
+    with pytest.warns(UserWarning, match="author"):
+        minari.create_dataset_from_buffers(
+            "others/pendulum-v0",
+            buffers,
+            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64),
+            action_space=gymnasium.spaces.Box(-2.0, 2.0, (1,)),
+        )
+    episode = OfflineDataset.from_minari("others/pendulum-v0").task_data("pendulum").episode(0)
+    assert episode.actions.tolist() == [[-1.0], [0.5]]
+    assert episode.terminated is True
+
+
+def test_from_replay_buffer(tmp_path):
+    env = gymnasium.make("Pendulum-v1")
+    buffer = ReplayBuffer(50, env.observation_space, env.action_space, device="cpu")
+    for step in range(12):
+        observation = np.full((1, 3), step, np.float32)
+        info = {"TimeLimit.truncated": step == 8}
+        done = np.array([step in (4, 8)])
+        buffer.add(observation, observation + 1, np.full((1, 1), 0.1), np.array([float(step)]), done, [info])
+    save_to_pkl(tmp_path / "buffer.pkl", buffer)
+    for source in (buffer, tmp_path / "buffer.pkl"):
+        data = OfflineDataset.from_replay_buffer(source, "pendulum").task_data("pendulum")
+        assert data.lengths.tolist() == [5, 4]  # the last three steps have no end
+        assert data.terminated.tolist() == [True, False]
+        assert data.episode(1).observations[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
+    with pytest.raises(ValueError, match="the replay buffer holds 0 steps and no whole episode"):
+        OfflineDataset.from_replay_buffer(ReplayBuffer(5, env.observation_space, env.action_space))
+
+
+def td_file(path, content, monkeypatch, module="tensordict._td"):
+    """A file as tensordict writes it, without tensordict."""
+
+    class TensorDict:
+        def __init__(self, content):
+            self.content = content
+
+        def __reduce__(self):
+            return sys.modules["tensordict._reductions"]._make_td, (TensorDict, {"_tensordict": self.content})
+
+    def _make_td(cls, state):
+        raise AssertionError("executed")
+
+    TensorDict.__module__, TensorDict.__qualname__ = module, "TensorDict"
+    _make_td.__module__, _make_td.__qualname__ = "tensordict._reductions", "_make_td"
+    modules = {"tensordict": {}, module: {"TensorDict": TensorDict}, "tensordict._reductions": {"_make_td": _make_td}}
+    with monkeypatch.context() as context:
+        for name, members in modules.items():
+            fake = types.ModuleType(name)
+            fake.__dict__.update(members)
+            context.setitem(sys.modules, name, fake)
+        th.save(TensorDict(content), path)
+    return path
+
+
+def td_content(n_episodes=3, n_rows=6, observation_dim=39, action_dim=6):
+    generator = th.Generator().manual_seed(0)
+    content = {
+        "obs": th.randn(n_episodes, n_rows, observation_dim, generator=generator),
+        "action": th.rand(n_episodes, n_rows, action_dim, generator=generator) * 2 - 1,
+        "reward": th.rand(n_episodes, n_rows, generator=generator),
+        "task": th.arange(n_episodes)[:, None].expand(n_episodes, n_rows).contiguous().int(),
+    }
+    content["action"][:, 0] = content["reward"][:, 0] = th.nan
+    return content
+
+
+@pytest.mark.parametrize("with_tensordict", [True, False])
+def test_from_tdmpc2(tmp_path, monkeypatch, with_tensordict):
+    content = td_content()
+    path = tmp_path / "chunk_0.pt"
+    if with_tensordict:
+        td_file(path, content, monkeypatch)
+    else:
+        th.save(content, path)
+    dataset = OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
+    assert dataset.tasks == ("a", "b", "c")
+    for number, task in enumerate(dataset.tasks):
+        episode = dataset.task_data(task).episode(0)
+        np.testing.assert_array_equal(episode.observations, content["obs"][number])
+        np.testing.assert_array_equal(episode.actions, content["action"][number, 1:])
+        np.testing.assert_array_equal(episode.rewards, content["reward"][number, 1:])
+        assert not episode.terminated
+
+
+def test_tdmpc2s_padding_is_taken_off(tmp_path):
+    content = td_content()
+    content["obs"][..., 24:] = 0.0  # walker-stand, walker-walk and walker-run, the first three
+    content["action"][:, 1:, 6:] = 0.0
+    th.save(content, tmp_path / "chunk_0.pt")
+    dataset = OfflineDataset.from_tdmpc2(tmp_path)
+    assert dataset.tasks == ("walker-stand", "walker-walk", "walker-run")
+    assert (dataset.observation_dim, dataset.action_dim) == (24, 6)
+
+
+def test_bad_tdmpc2_files_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "chunk_0.pt"
+    content = td_content()
+    content["reward"][1, 3] = th.nan
+    th.save(content, path)
+    with pytest.raises(ValueError, match=r"rewards of episode 1 of .*chunk_0\.pt are NaN or infinite at step 2"):
+        OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
+    th.save(td_content(), path)
+    with pytest.raises(ValueError, match=r"episode 2 of .* is of task \[2\], but there are 2 task names"):
+        OfflineDataset.from_tdmpc2(path, tasks=("a", "b"))
+    th.save({"obs": th.zeros(2, 3, 4)}, path)
+    with pytest.raises(ValueError, match="must hold the tensors obs, action, reward, task"):
+        OfflineDataset.from_tdmpc2(path)
+    th.save({**td_content(), "reward": th.zeros(3, 5)}, path)
+    with pytest.raises(ValueError, match="its tensors are of shapes"):
+        OfflineDataset.from_tdmpc2(path)
+    with pytest.raises(FileNotFoundError, match=r"chunk_9\.pt"):
+        OfflineDataset.from_tdmpc2(tmp_path / "chunk_9.pt")
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    td_file(path, {**td_content(), "extra": Payload()}, monkeypatch)
+    with pytest.raises(ValueError, match="holds more than plain tensors, and was not read"):
+        OfflineDataset.from_tdmpc2(path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_parity_with_tdmpc2s_own_chunk():
+    """With a file that the original has written; it is not part of this repository."""
+    folder = os.environ.get("SB3_PWM_REFERENCE_FILES")
+    if not folder:
+        pytest.skip("needs the original's files: set SB3_PWM_REFERENCE_FILES to their folder")
+    expected = np.load(Path(folder) / "tdmpc2_dataset_chunk.expected.npz")
+    names = ("a", "b", "c")
+    dataset = OfflineDataset.from_tdmpc2(Path(folder) / "tdmpc2_dataset_chunk.pt", tasks=names)
+    counts = dict.fromkeys(names, 0)
+    for row, number in enumerate(expected["task"]):
+        task = names[number]
+        episode = dataset.task_data(task).episode(counts[task])
+        counts[task] += 1
+        np.testing.assert_array_equal(episode.observations, expected["obs"][row])
+        np.testing.assert_array_equal(episode.actions, expected["action"][row, 1:])
+        np.testing.assert_array_equal(episode.rewards, expected["reward"][row, 1:])
+
+
+# --- Bad episodes ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_episodes_are_named():
+    good = numbered(4)
+    with pytest.raises(ValueError, match="episode 1 has observations of 3 and actions of 1; walk before had 2 and 1"):
+        make(("walk", good), ("walk", numbered(4, observation_dim=3)))
+    with pytest.raises(ValueError, match="episode 0 is empty"):
+        make(("walk", numbered(0)))
+    with pytest.raises(ValueError, match="one observation more"):
+        make(("walk", good._replace(observations=good.observations[:-1])))
+    for name, at in (("observations", 4), ("actions", 2), ("rewards", 0)):
+        values = getattr(good, name).copy()
+        values[at] = np.inf
+        with pytest.raises(ValueError, match=f"The {name} of episode 0 are NaN or infinite at step {at}"):
+            make(("walk", good._replace(**{name: values})))
