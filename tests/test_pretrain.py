@@ -1,0 +1,275 @@
+"""Pretraining a world model on offline data: alone, in processes, killed and resumed."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch as th
+from PIL import Image
+
+from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
+from sb3_pwm.data.dataset import Episode, SourceEpisode
+from sb3_pwm.world_model.losses import world_model_loss
+from sb3_pwm.world_model.pretrain import Settings, open_loop_errors, pretrain, task_rows, to_device
+
+SETTINGS = Settings(steps=60, batch_size=16, horizon=4, learning_rate=3e-3, warmup_steps=10)
+
+
+def linear_system(rng, observation_dim, action_dim, n_steps=40, terminated=False):
+    """An episode that a world model can foresee: x' = 0.9 x + B a, r = x_0."""
+    effect = np.eye(observation_dim, action_dim, dtype=np.float32)
+    actions = rng.uniform(-1, 1, (n_steps, action_dim)).astype(np.float32)
+    states = [rng.normal(size=observation_dim).astype(np.float32)]
+    for action in actions:
+        states.append(0.9 * states[-1] + 0.3 * effect @ action)
+    return Episode(np.stack(states), actions, np.stack(states)[:-1, 0], terminated)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rng = np.random.default_rng(0)
+    episodes = [SourceEpisode("large", linear_system(rng, 4, 2), f"large {n}") for n in range(12)]
+    episodes += [SourceEpisode("small", linear_system(rng, 3, 1, 20), f"small {n}") for n in range(12)]
+    return OfflineDataset.from_episodes(episodes)
+
+
+def config(dataset, **fields):
+    sizes = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
+    dimensions = dict(observation_dim=dataset.observation_dim, action_dim=dataset.action_dim, tasks=dataset.tasks)
+    return WorldModelConfig(**{**sizes, **dimensions, **fields})
+
+
+def read_table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run(dataset, out, settings=SETTINGS, **options):
+    return pretrain(dataset, config(dataset), out, settings, **{"progress_bar": False, "device": "cpu", **options})
+
+
+def command(folder, out, *arguments, processes=None):
+    start = [sys.executable, "-m"]
+    if processes is not None:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    line = [*start, "sb3_pwm.world_model.pretrain", "--dataset", str(folder), "--out", str(out), "--device", "cpu"]
+    line += ["--size", "200K", "--batch-size", "16", "--horizon", "4", "--activation", "silu"]
+    return [*line, *map(str, arguments)]
+
+
+# --- Learning -------------------------------------------------------------------------------------------------------
+
+
+def test_learns_to_foresee_held_out_episodes(dataset, tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=400, validation=0.2)
+    model = run(dataset, tmp_path / "wm.safetensors", settings, checkpoint_every=100, log_every=50)
+    rows = read_table(tmp_path / "wm.csv")
+    training = [float(row["loss"]) for row in rows if row["data"] == "training"]
+    validation = [row for row in rows if row["data"] == "validation"]
+    assert [int(row["step"]) for row in validation] == [100, 200, 300, 400]
+    assert training[-1] < 0.5 * training[0]
+    # Better by far than to predict the mean reward
+    rewards = np.concatenate([task.episode(n).rewards for task in dataset.data for n in range(len(task.lengths))])
+    baseline = np.abs(rewards - rewards.mean()).mean()
+    assert float(validation[-1]["reward_error_1"]) < 0.6 * baseline
+    assert float(validation[-1]["reward_error_1"]) < 0.8 * float(validation[0]["reward_error_1"])
+    # The files
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "wm.best.safetensors",
+        "wm.csv",
+        "wm.png",
+        "wm.safetensors",
+    ]
+    saved = WorldModel.load(tmp_path / "wm.safetensors")
+    assert saved.config.tasks == ("large", "small")
+    for name, value in saved.state_dict().items():
+        assert th.equal(value, model.state_dict()[name])
+    best = min(validation, key=lambda row: float(row["loss"]))
+    if best is validation[-1]:
+        assert th.equal(WorldModel.load(tmp_path / "wm.best.safetensors").encoder[0].weight, model.encoder[0].weight)
+    picture = np.asarray(Image.open(tmp_path / "wm.png").convert("RGB")).reshape(-1, 3)
+    assert (np.abs(picture - [214, 39, 40]).max(axis=1) < 30).sum() > 100  # the predictions' line
+
+
+def test_going_on_from_a_model(dataset, tmp_path):
+    first = run(dataset, tmp_path / "first.safetensors")
+    before = first.encoder[0].weight.detach().clone()
+    again = pretrain(dataset, first, tmp_path / "second.safetensors", SETTINGS, progress_bar=False, device="cpu")
+    assert again is first
+    assert not th.equal(again.encoder[0].weight, before)
+
+
+def test_errors_are_those_of_a_loop_by_hand(dataset):
+    model = WorldModel(config(dataset))
+    batch = to_device(dataset.sample(32, 5, np.random.default_rng(0)), task_rows(model, dataset), th.device("cpu"))
+    latent, reward, loss = open_loop_errors(model, batch, SETTINGS)
+    with th.no_grad():
+        for horizon in range(5):
+            latents, rewards = [], []
+            for b in range(32):
+                task = int(batch.task[b])
+                z = model.encode(batch.observations[0, b], task)
+                for t in range(horizon + 1):
+                    predicted = model.reward(z, batch.actions[t, b], task)
+                    z = model.next(z, batch.actions[t, b], task)
+                target = model.encode(batch.observations[horizon + 1, b], task)
+                latents.append(float(((z - target) ** 2).mean()))
+                rewards.append(abs(float(predicted - batch.rewards[horizon, b])))
+            assert float(latent[horizon]) == pytest.approx(np.mean(latents), rel=1e-4)
+            assert float(reward[horizon]) == pytest.approx(np.mean(rewards), rel=1e-4)
+        assert float(loss) == pytest.approx(float(world_model_loss(model, batch, SETTINGS.rho).total))
+
+
+def test_accumulated_parts_are_one_update(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole.safetensors")
+    parts = run(dataset, tmp_path / "parts.safetensors", dataclasses.replace(SETTINGS, accumulate=4))
+    for name, value in whole.state_dict().items():
+        th.testing.assert_close(parts.state_dict()[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_bfloat16(dataset, tmp_path):
+    model = run(dataset, tmp_path / "wm.safetensors", dataclasses.replace(SETTINGS, precision="bfloat16"))
+    assert all(parameter.dtype == th.float32 for parameter in model.parameters())
+    rows = [row for row in read_table(tmp_path / "wm.csv") if row["data"] == "training"]
+    assert np.isfinite(float(rows[-1]["loss"]))
+
+
+def test_learning_rate_rises_and_falls():
+    settings = Settings(steps=110, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.2)
+    rates = [settings.learning_rate_at(step) for step in range(111)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.6)
+    assert rates[110] == pytest.approx(0.2)
+
+
+def test_tensorboard(dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(dataset, tmp_path / "wm.safetensors", tensorboard_log=tmp_path / "logs", checkpoint_every=30, log_every=20)
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == [20, 30, 40, 60]
+    assert [event.step for event in events.Scalars("validation/reward_error_4")] == [30, 60]
+
+
+# --- Processes ------------------------------------------------------------------------------------------------------
+
+
+def test_killed_and_resumed_is_as_if_nothing_had_happened(dataset, tmp_path):
+    dataset.save(tmp_path / "data")
+    options = ("--steps", 400, "--checkpoint-every", 25, "--log-every", 10)
+    subprocess.run(command(tmp_path / "data", tmp_path / "whole.safetensors", *options), check=True, timeout=300)
+
+    line = command(tmp_path / "data", tmp_path / "killed.safetensors", *options)
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.checkpoint.pt"
+    for _ in range(2400):
+        if checkpoint.exists() or process.poll() is not None:
+            break
+        time.sleep(0.025)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (tmp_path / "killed.safetensors").exists()
+    subprocess.run(line, check=True, timeout=300)
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "killed.best.safetensors").read_bytes() == (tmp_path / "whole.best.safetensors").read_bytes()
+    assert (tmp_path / "killed.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert not checkpoint.exists()
+
+
+def test_two_processes_learn_what_one_learns(dataset, tmp_path):
+    dataset.save(tmp_path / "data")
+    options = ("--steps", 60, "--checkpoint-every", 30, "--log-every", 10, "--accumulate", 2)
+    for name, processes in (("one", None), ("two", 2)):
+        line = command(tmp_path / "data", tmp_path / f"{name}.safetensors", *options, processes=processes)
+        result = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+    one, two = ([float(row["loss"]) for row in read_table(tmp_path / f"{name}.csv")] for name in ("one", "two"))
+    assert len(one) == 8
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+    models = [WorldModel.load(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    th.testing.assert_close(models[0].task_embedding.weight, models[1].task_embedding.weight, atol=1e-4, rtol=1e-3)
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_data_that_does_not_fit_is_refused(dataset, tmp_path):
+    out = tmp_path / "wm.safetensors"
+    for fields, message in (
+        ({"observation_dim": 3}, "has observation_dim 4, the world model 3"),
+        ({"action_dim": 1}, "has action_dim 2, the world model 1"),
+        ({"tasks": ()}, "has 2 tasks, the world model is of one"),
+        ({"tasks": ("large",)}, "has no task 'small'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain(dataset, config(dataset, **fields), out, SETTINGS, progress_bar=False, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_arguments_are_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match="must be a multiple of the number of processes"):
+        run(dataset, tmp_path / "wm.safetensors", dataclasses.replace(SETTINGS, accumulate=3))
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        run(dataset, tmp_path / "wm.zip")
+    for name, value in (("steps", 0), ("learning_rate", 0.0), ("rho", 2.0), ("balance", "no"), ("precision", "int8")):
+        with pytest.raises(ValueError, match=f"{name} must"):
+            dataclasses.replace(SETTINGS, **{name: value})
+
+
+def test_a_model_is_not_overwritten_and_a_checkpoint_of_another_run_not_taken(dataset, tmp_path):
+    out = tmp_path / "wm.safetensors"
+    out.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="is there already"):
+        run(dataset, out)
+    assert out.read_bytes() == b"precious"
+    out.unlink()
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_pwm.world_model.pretrain.draw_predictions", stop)
+        with pytest.raises(Stop):
+            run(dataset, out)
+    checkpoint = tmp_path / "wm.checkpoint.pt"
+    with pytest.raises(ValueError, match=r"of a run with other settings: .*Give the same again, or delete"):
+        run(dataset, out, dataclasses.replace(SETTINGS, seed=1))
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:-500])
+    with pytest.raises(ValueError, match=r"wm\.checkpoint\.pt is no whole checkpoint"):
+        run(dataset, out)
+    checkpoint.write_bytes(whole)
+    run(dataset, out)
+    assert not checkpoint.exists()
+
+
+def test_a_loss_that_is_not_finite_stops(dataset, tmp_path):
+    with pytest.raises(ValueError, match="loss of the world model is not finite at update 10"):
+        run(dataset, tmp_path / "wm.safetensors", dataclasses.replace(SETTINGS, learning_rate=1e30), log_every=10)
+
+
+def test_command_says_what_is_wrong(dataset, tmp_path):
+    dataset.save(tmp_path / "data")
+    cases = {
+        ("--tasks", "walk"): "no task 'walk'; its tasks are large, small",
+        ("--steps", "0"): "steps must be at least 1",
+        ("--init", str(tmp_path / "no.safetensors")): "There is no world model file",
+    }
+    for arguments, message in cases.items():
+        line = command(tmp_path / "data", tmp_path / "wm.safetensors", *arguments)
+        result = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
