@@ -1,5 +1,6 @@
 """A replay buffer that yields sequences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.dataset import Episode
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -130,6 +132,53 @@ class SequenceReplayBuffer(ReplayBuffer):
         super().add(obs, next_obs, action, reward, done, infos)
         if self._wants_rows():
             self._device_rows()[steps] = self._host_rows(steps).to(self.device, non_blocking=True)
+
+    def add_episodes(self, episodes: Sequence[Episode]) -> None:
+        """
+        Store whole episodes, one after the other; over several environments' columns they are spread evenly.
+
+        :param episodes: The episodes, actions scaled to [-1, 1].
+        :raises ValueError: If their shapes are not the buffer's, or there are more steps than it has room for.
+        """
+        ours = (int(np.prod(self.obs_shape)), self.action_dim)  # type: ignore[arg-type]
+        for episode in episodes:
+            theirs = (episode.observations.shape[1], episode.actions.shape[1])
+            if theirs != ours:
+                raise ValueError(
+                    f"The data has observations of {theirs[0]} and actions of {theirs[1]} numbers, the environment of "
+                    f"{ours[0]} and {ours[1]}."
+                )
+        n_steps = sum(len(episode.rewards) for episode in episodes)
+        room = (self.buffer_size - self.size()) * self.n_envs
+        if n_steps > room:
+            raise ValueError(f"The data has {n_steps} steps, the replay buffer room for {room}: raise buffer_size.")
+        if not self.allocated:
+            self._allocate()
+        dones, timeouts = np.zeros(n_steps, np.float32), np.zeros(n_steps, np.float32)
+        last = np.cumsum([len(episode.rewards) for episode in episodes]) - 1
+        dones[last] = 1.0
+        timeouts[last] = [not episode.terminated for episode in episodes]
+        n_rows = n_steps // self.n_envs
+        # A column ends where the next one begins, be it within an episode: that one is cut off there.
+        column_ends = np.arange(1, self.n_envs + 1) * n_rows - 1
+        timeouts[column_ends] = np.maximum(timeouts[column_ends], 1.0 - dones[column_ends])
+        dones[column_ends] = 1.0
+        stored = {
+            "observations": np.concatenate([episode.observations[:-1] for episode in episodes]),
+            "next_observations": np.concatenate([episode.observations[1:] for episode in episodes]),
+            "actions": np.concatenate([episode.actions for episode in episodes]),
+            "rewards": np.concatenate([episode.rewards for episode in episodes]),
+            "dones": dones,
+            "timeouts": timeouts,
+        }
+        rows = slice(self.pos, self.pos + n_rows)
+        for name, values in stored.items():
+            array = getattr(self, name)
+            columns = values[: n_rows * self.n_envs].reshape(self.n_envs, n_rows, *values.shape[1:])
+            array[rows] = np.moveaxis(columns, 0, 1).reshape(array[rows].shape)
+        self.full = self.full or self.pos + n_rows == self.buffer_size
+        self.pos = (self.pos + n_rows) % self.buffer_size
+        self._rows = None  # the device's copy is made anew when it is needed
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Single transitions, as :meth:`ReplayBuffer.sample` gives them."""

@@ -323,6 +323,22 @@ class OfflineDataset:
         return cls.from_episodes(replay_buffer_episodes(buffer, task), storage)
 
     @classmethod
+    def open_any(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
+        """
+        :param sources: Folder of a stored data set, files of TD-MPC2's (.pt), or Minari ids or folders.
+        :param storage: See :meth:`from_episodes`.
+        :return: The data set.
+        :raises FileNotFoundError: If something is not there.
+        :raises ValueError: If something is damaged or foreign.
+        """
+        several = [sources] if isinstance(sources, str | Path) else list(sources)
+        if len(several) == 1 and (Path(several[0]) / INDEX).is_file():
+            return cls.open(several[0])
+        if all(Path(source).suffix == ".pt" for source in several):
+            return cls.from_tdmpc2(several, storage=storage)
+        return cls.from_minari(several, storage)
+
+    @classmethod
     def open(cls, folder: str | Path) -> OfflineDataset:
         """
         :param folder: Where :meth:`save` has written, or what ``storage`` was.

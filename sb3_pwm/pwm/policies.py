@@ -69,6 +69,9 @@ class PWMPolicy(BasePolicy):
         ``"317M"``.
     :param latent_dim: Size of the latent, in place of the preset's.
     :param world_model_kwargs: Fields of :class:`~sb3_pwm.world_model.WorldModelConfig` in place of the preset's.
+    :param world_model_config: All fields of a world model's configuration, in place of the three before; what
+        ``PWM(world_model=...)`` sets.
+    :param task: The task of a multi-task world model that the policy is for.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation.
@@ -94,6 +97,8 @@ class PWMPolicy(BasePolicy):
         world_model_size: str = "200K",
         latent_dim: int | None = None,
         world_model_kwargs: dict[str, Any] | None = None,
+        world_model_config: dict[str, Any] | None = None,
+        task: str | None = None,
         n_critics: int = 3,
         log_std_init: float = -1.0,
         log_std_min: float = -1.427,
@@ -126,23 +131,35 @@ class PWMPolicy(BasePolicy):
         self.world_model_size = world_model_size
         self.latent_dim = latent_dim
         self.world_model_kwargs = world_model_kwargs
+        self.world_model_config = world_model_config
+        self.task = task
         self.n_critics = n_critics
         self.log_std_init = log_std_init
         self.log_std_min = log_std_min
 
         self.features_extractor = self.make_features_extractor()
-        fields: dict[str, Any] = dict(activation=names[activation_fn], termination=True)
-        if latent_dim is not None:
-            fields["latent_dim"] = latent_dim
-        config = WorldModelConfig.preset(
-            world_model_size,
-            observation_dim=self.features_extractor.features_dim,
-            action_dim=get_action_dim(action_space),
-            **{**fields, **(world_model_kwargs or {})},
-        )
+        dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
+        if world_model_config is not None:
+            config = WorldModelConfig(**world_model_config)
+            for name, value in dimensions.items():
+                if value > getattr(config, name):
+                    raise ValueError(
+                        f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
+                    )
+        else:
+            fields: dict[str, Any] = dict(activation=names[activation_fn], termination=True)
+            if latent_dim is not None:
+                fields["latent_dim"] = latent_dim
+            config = WorldModelConfig.preset(world_model_size, **{**dimensions, **fields, **(world_model_kwargs or {})})
         self.world_model = WorldModel(config)
+        self.task_index = None if task is None else self.world_model.task_index(task)
         self.actor = Actor(
-            config.latent_dim, config.action_dim, self.net_arch["pi"], activation_fn, log_std_init, log_std_min
+            config.latent_dim,
+            dimensions["action_dim"],
+            self.net_arch["pi"],
+            activation_fn,
+            log_std_init,
+            log_std_min,
         )
         self.critic = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
@@ -170,7 +187,7 @@ class PWMPolicy(BasePolicy):
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """:param observations: A batch as SB3 preprocesses it. :return: Latents ``(B, Z)``."""
-        return self.world_model.encode(self.extract_features(observations, self.features_extractor))
+        return self.world_model.encode(self.extract_features(observations, self.features_extractor), self.task_index)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
@@ -189,6 +206,8 @@ class PWMPolicy(BasePolicy):
             world_model_size=self.world_model_size,
             latent_dim=self.latent_dim,
             world_model_kwargs=self.world_model_kwargs,
+            world_model_config=self.world_model_config,
+            task=self.task,
             n_critics=self.n_critics,
             log_std_init=self.log_std_init,
             log_std_min=self.log_std_min,

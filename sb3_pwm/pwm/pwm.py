@@ -1,8 +1,9 @@
 """PWM: policy learning with a world model, as a Stable-Baselines3 algorithm."""
 
+import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -35,6 +37,7 @@ from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.vec_env import BusyWhileStepping
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.buffers import SequenceReplayBuffer
+from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.pwm.imagination import (
     LatentRollout,
     checkpointed_step,
@@ -70,7 +73,7 @@ class UnsupportedSpaceError(AssertionError, ValueError):
 
 class PWM(OffPolicyAlgorithm):
     """
-    Policy Learning with Multi-Task World Models (PWM), learning its world model online.
+    Policy Learning with Multi-Task World Models (PWM), learning its world model online or with a pretrained one.
 
     Paper: https://arxiv.org/abs/2407.02466. At every update the world model is fitted to sequences from the replay
     buffer, the policy is rolled out in it and improved by the gradient of the imagined return, and an ensemble of
@@ -80,6 +83,10 @@ class PWM(OffPolicyAlgorithm):
     entropy bonus with SAC's automatic coefficient keeps the tanh-Gaussian from saturating. Where episodes end in ways
     that the world model does not foresee, the critics can learn from replayed sequences too, as DreamerV3's do
     (arXiv 2301.04104, "critic learning"). docs/experiments.md tells what each of them does.
+
+    With a pretrained world model and offline data (``world_model``, ``dataset``, ``offline=True``) a timestep of
+    :meth:`learn` is an update in the world model, and no environment is stepped but for evaluation (PWM section 4.2).
+    Set ``offline`` to False afterwards, and the same object goes on in the environment.
 
     :param policy: ``"MlpPolicy"`` or a subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param env: The environment, or its registered id; continuous actions with finite bounds.
@@ -103,7 +110,17 @@ class PWM(OffPolicyAlgorithm):
         episodes really end: use them (1.0) where the imagined return runs away from the real one.
     :param replay_critic_horizon: Number of steps of those sequences; there are as many of them as give the critics the
         number of states that the imagined rollouts give.
-    :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model.
+    :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model. ``"auto"``: 0 with
+        a given ``world_model`` and ``offline``, else 1.
+    :param world_model: A pretrained world model, or its file (.safetensors, or a .pt of the TD-MPC2 and PWM releases);
+        in place of a new one. A saved PWM holds it: loading needs no other file.
+    :param dataset: Offline data that fills the replay buffer: an :class:`~sb3_pwm.data.OfflineDataset`, the folder of a
+        stored one, or Minari ids or folders.
+    :param task: Name of the task, where the world model or the data has several; None: the one that is named like the
+        environment's id.
+    :param offline: Whether :meth:`learn` steps no environment, see above.
+    :param behaviour_coef: Weight of the squared distance between the policy's mean action and the data's in the states
+        where rollouts start; keeps the policy near narrow data. 0, the paper's: none.
     :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.03"`` (initial value): learned as in SAC.
     :param target_entropy: Target of the learned coefficient, in nats; ``"auto"``: -0.25 per action dimension, which
         the floor of the standard deviation leaves within reach of actions that are not saturated (SAC's -1 does not).
@@ -161,7 +178,12 @@ class PWM(OffPolicyAlgorithm):
         critic_minibatches: int = 1,
         replay_critic_coef: float = 0.0,
         replay_critic_horizon: int = 16,
-        world_model_steps: int = 1,
+        world_model_steps: int | str = "auto",
+        world_model: WorldModel | str | Path | None = None,
+        dataset: OfflineDataset | str | Path | Sequence[str | Path] | None = None,
+        task: str | None = None,
+        offline: bool = False,
+        behaviour_coef: float = 0.0,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
@@ -216,6 +238,13 @@ class PWM(OffPolicyAlgorithm):
         self.replay_critic_coef = replay_critic_coef
         self.replay_critic_horizon = replay_critic_horizon
         self.world_model_steps = world_model_steps
+        self.task = task
+        self.offline = offline
+        self.behaviour_coef = behaviour_coef
+        # Until the networks and the replay buffer are made; a saved model keeps neither
+        self._given_world_model = world_model
+        self._given_dataset = dataset
+        self.pretrained = world_model is not None
         self.precision = precision
         self.compile = compile
         self.checkpoint_rollout = checkpoint_rollout
@@ -235,6 +264,7 @@ class PWM(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        world_model, dataset = self._open_given()
         self._check_arguments()
         with explain_out_of_memory(f"a world model of {self.policy_kwargs}", "Choose a smaller world_model_size."):
             super()._setup_model()
@@ -242,6 +272,10 @@ class PWM(OffPolicyAlgorithm):
         self.world_model_lr_schedule = as_schedule(self.world_model_learning_rate, "world_model_learning_rate")
         if self.target_entropy == "auto":
             self.target_entropy = -0.25 * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        if world_model is not None:
+            self.policy.world_model.load_state_dict(world_model.state_dict())
+        if dataset is not None:
+            self.add_dataset(dataset)
         self._world_model_loss: Callable[..., WorldModelLoss] = world_model_loss
         self._imagine: Callable[..., LatentRollout] = (
             partial(imagine, step=checkpointed_step) if self.checkpoint_rollout else imagine
@@ -258,6 +292,72 @@ class PWM(OffPolicyAlgorithm):
         else:
             self._fixed_ent_coef = th.tensor(initial, device=self.device)
 
+    def _open_given(self) -> tuple[WorldModel | None, OfflineDataset | None]:
+        """The world model and the data that were given, and what follows from them."""
+        world_model, dataset = self._given_world_model, self._given_dataset
+        self._given_world_model = self._given_dataset = None
+        if isinstance(world_model, str | Path):
+            world_model = WorldModel.load(world_model)
+        if dataset is not None and not isinstance(dataset, OfflineDataset):
+            dataset = OfflineDataset.open_any(dataset)
+        if world_model is not None:
+            given = {"world_model_size", "latent_dim", "world_model_kwargs"} & set(self.policy_kwargs)
+            if given:
+                raise ValueError(f"world_model fixes its own size: leave {', '.join(sorted(given))} out.")
+            if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
+                raise ValueError(
+                    "The world model was trained on observations as they are: leave VecNormalize's norm_obs out."
+                )
+            self.policy_kwargs["world_model_config"] = dataclasses.asdict(world_model.config)
+            if world_model.config.tasks:
+                self.task = self.policy_kwargs["task"] = self._choose_task(world_model.config.tasks, "world model")
+        if self.offline and dataset is not None:
+            self.learning_starts = 0
+        return world_model, dataset
+
+    def _choose_task(self, tasks: Sequence[str], owner: str) -> str:
+        """
+        :param tasks: Those there are.
+        :param owner: Of what, for the error.
+        :return: The one that was asked for, else that of the environment's name, else the only one.
+        :raises ValueError: If that is none or several.
+        """
+        if self.task is not None:
+            if self.task not in tasks:
+                raise ValueError(f"The {owner} has no task {self.task!r}; its tasks are {', '.join(tasks)}.")
+            return self.task
+        specs = self.env.get_attr("spec") if self.env is not None else []
+        name = getattr(specs[0], "id", "").rpartition(":")[2] if specs else ""
+        named = [task for task in tasks if task.lower() == name.lower()]
+        if len(named) == 1:
+            return named[0]
+        if len(tasks) == 1:
+            return tasks[0]
+        raise ValueError(
+            f"The {owner} has {len(tasks)} tasks, and none is named like the environment {name!r}: "
+            f"give task=, one of {', '.join(tasks)}."
+        )
+
+    def add_dataset(self, dataset: OfflineDataset) -> None:
+        """
+        Add the episodes of a task to the replay buffer.
+
+        :param dataset: The data; of several tasks those of ``task`` are taken.
+        :raises ValueError: If it has no such task, its shapes are not the environment's, or it has more steps than
+            ``buffer_size``.
+        """
+        assert isinstance(self.replay_buffer, SequenceReplayBuffer)
+        data = dataset.task_data(self._choose_task(dataset.tasks, "data set"))
+        self.replay_buffer.add_episodes([data.episode(number) for number in range(len(data.lengths))])
+        if data.terminated.any():
+            self._terminations_seen = self.policy.world_model.termination_network is not None
+
+    @property
+    def _n_world_model_steps(self) -> int:
+        if self.world_model_steps == "auto":
+            return 0 if self.pretrained and self.offline else 1
+        return int(self.world_model_steps)
+
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
         at_least = dict(
@@ -266,8 +366,9 @@ class PWM(OffPolicyAlgorithm):
             critic_epochs=1,
             critic_minibatches=1,
             replay_critic_horizon=1,
-            world_model_steps=0,
         )
+        if self.world_model_steps != "auto":
+            at_least["world_model_steps"] = 0
         for name, minimum in at_least.items():
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < minimum:
@@ -278,6 +379,8 @@ class PWM(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
         if not (np.isfinite(self.replay_critic_coef) and self.replay_critic_coef >= 0.0):
             raise ValueError(f"replay_critic_coef must be a float of at least 0, got {self.replay_critic_coef!r}.")
+        if not (np.isfinite(self.behaviour_coef) and self.behaviour_coef >= 0.0):
+            raise ValueError(f"behaviour_coef must be a float of at least 0, got {self.behaviour_coef!r}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
         if self.compile not in (True, False, "auto"):
@@ -290,7 +393,7 @@ class PWM(OffPolicyAlgorithm):
                     f"{name}={steps} is longer than the {per_env} steps per environment that "
                     f"buffer_size={self.buffer_size} holds: raise buffer_size or lower {name}."
                 )
-            if self.learning_starts < steps * self.n_envs:
+            if self.learning_starts < steps * self.n_envs and not self.offline:
                 raise ValueError(
                     f"learning_starts={self.learning_starts} is smaller than {name}={steps} steps of "
                     f"{self.n_envs} environment(s): set learning_starts to at least {steps * self.n_envs}."
@@ -317,7 +420,7 @@ class PWM(OffPolicyAlgorithm):
             self._deferred = (gradient_steps, batch_size)
             return
         assert self.replay_buffer is not None
-        if self.replay_buffer.size() * self.n_envs < self.learning_starts:
+        if self.replay_buffer.size() * self.n_envs < max(self.learning_starts, self.horizon * self.n_envs):
             return  # A model that was loaded without its replay buffer collects first.
         if not self._compiled and self._wants_compilation():
             self._compile()
@@ -333,9 +436,10 @@ class PWM(OffPolicyAlgorithm):
         with explain_out_of_memory(f"an update on {self.device}", advice):
             for _ in range(gradient_steps):
                 # At least once even when the world model is frozen: rollouts start from replayed states
-                for _ in range(max(self.world_model_steps, 1)):
+                for _ in range(max(self._n_world_model_steps, 1)):
                     batch = self._sample(batch_size, self.horizon)
-                    if self.world_model_steps > 0:
+                    self.policy.reward_scale.update((batch.rewards**2).mean().sqrt())
+                    if self._n_world_model_steps > 0:
                         self._update_world_model(batch, metrics)
                 self._update_actor_and_critics(batch, metrics)
                 self._n_updates += 1
@@ -391,7 +495,10 @@ class PWM(OffPolicyAlgorithm):
         batch = self.replay_buffer.sample_sequences(batch_size, horizon, env=self._vec_normalize_env)
         observations = batch.observations
         features = self.policy.extract_features(observations.flatten(0, 1), self.policy.features_extractor)
-        return batch._replace(observations=features.unflatten(0, observations.shape[:2]))
+        task = None
+        if self.policy.task_index is not None:
+            task = th.full((batch_size,), self.policy.task_index, device=self.device)
+        return batch._replace(observations=features.unflatten(0, observations.shape[:2]), task=task)
 
     def _update_world_model(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy = self.policy
@@ -399,7 +506,6 @@ class PWM(OffPolicyAlgorithm):
             loss = self._world_model_loss(policy.world_model, batch, self.rho, termination=self._terminations_seen)
         grad_norm = self._step(policy.world_model_optimizer, loss.total, WORLD_MODEL_CLIP, "world_model")
         metrics["world_model_grad_norm"].append(grad_norm)
-        policy.reward_scale.update((batch.rewards**2).mean().sqrt())
         metrics["world_model_loss"].append(loss.total.detach())
         metrics["dynamics_loss"].append(loss.dynamics.detach())
         metrics["reward_loss"].append(loss.reward.detach())
@@ -410,7 +516,7 @@ class PWM(OffPolicyAlgorithm):
         policy, gamma = self.policy, self.gamma
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
-        noise = th.randn(self.horizon, len(start), policy.world_model.config.action_dim, device=self.device)
+        noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
 
         # Rollout and its value; rewards and values in units of the reward scale
         with frozen(policy.world_model):
@@ -428,6 +534,10 @@ class PWM(OffPolicyAlgorithm):
             policy.return_scale.update(returns.detach().std(correction=0))
             ent_coef = self._update_ent_coef(log_prob.detach())
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
+            if self.behaviour_coef > 0.0:
+                distance = ((th.tanh(policy.actor(start)[0]) - batch.actions[0]) ** 2).sum(-1).mean()
+                actor_loss = actor_loss + self.behaviour_coef * distance
+                metrics["behaviour_distance"].append(distance.detach())
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
 
         # Critics: TD(lambda) targets of the same rollout, and of replayed sequences
@@ -557,16 +667,22 @@ class PWM(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfPWM:
         """
-        Learn in the environment, see SB3.
+        Learn in the environment, see SB3; with ``offline``, in the world model alone.
 
-        :param total_timesteps: Number of environment steps, over all environments.
+        :param total_timesteps: Number of environment steps, over all environments; with ``offline``, of updates.
         :param callback: Callbacks.
-        :param log_interval: Episodes between logs.
+        :param log_interval: Episodes between logs; with ``offline``, hundreds of updates.
         :param tb_log_name: Name of the TensorBoard run.
         :param reset_num_timesteps: Whether the step count starts anew.
         :param progress_bar: Whether to show a progress bar.
         :return: The model.
+        :raises ValueError: If it is to learn offline and has no data.
         """
+        if self.offline and (self.replay_buffer is None or self.replay_buffer.size() < self.horizon):
+            raise ValueError(
+                "offline=True needs data: give dataset=, or call load_replay_buffer() or add_dataset() first; or set "
+                "offline to False to learn in the environment."
+            )
         self._n_updates_at_start, self._deferred = self._n_updates, None
         # Without an environment SB3 says below what to do.
         self._deferring = self.overlap and self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
@@ -578,10 +694,30 @@ class PWM(OffPolicyAlgorithm):
         return self
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """As SB3's; with ``overlap``, the updates that are due are made while the environments take the first step."""
+        """
+        As SB3's; with ``overlap``, the updates that are due are made while the environments take the first step.
+
+        With ``offline`` no environment is stepped: callbacks are told of a timestep, which is an update.
+        """
+        if self.offline:
+            return self._pass_timestep(*args, **kwargs)
         if self._deferred is not None:
             env = BusyWhileStepping(env, self._train_deferred)
         return super().collect_rollouts(env, *args, **kwargs)
+
+    def _pass_timestep(
+        self, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
+    ) -> RolloutReturn:
+        """What a rollout of one step tells callbacks and logger, without the step."""
+        callback.on_rollout_start()
+        self.num_timesteps += 1
+        callback.update_locals(locals())
+        goes_on = callback.on_step()
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        if log_interval is not None and self.num_timesteps % (100 * log_interval) == 0:
+            self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(1, 0, goes_on)
 
     def _train_deferred(self) -> None:
         """Make the updates that :meth:`train` was asked for and put off, if any."""
@@ -642,6 +778,8 @@ class PWM(OffPolicyAlgorithm):
             "_compiled",
             "_checks_at_once",
             "_fixed_ent_coef",
+            "_given_world_model",
+            "_given_dataset",
             "_deferring",
             "_deferred",
         ]

@@ -118,7 +118,8 @@ class WorldModel(nn.Module):
     ``z = h(s, e)``, ``z' = d(z, a, e)``, ``r = R(z, a, e)``, ``c = 1 - sigmoid(T(z, e))``; see PWM section 3.
 
     All methods take any number of leading batch dimensions; ``task`` is an int tensor of the batch's shape (or one that
-    broadcasts to it), an index or a task name, and must be given if and only if the model is multi-task.
+    broadcasts to it), an index or a task name, and must be given if and only if the model is multi-task. Observations
+    and actions of a smaller task than the model's largest may be narrower: they are padded with zeros.
 
     :param config: The shapes.
     """
@@ -154,6 +155,7 @@ class WorldModel(nn.Module):
         :param task: See the class.
         :return: Latents ``(..., Z)``.
         """
+        observations = _padded(observations, self.config.observation_dim, "observations")
         return self.encoder(self._join([observations], task))
 
     def next(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
@@ -163,6 +165,7 @@ class WorldModel(nn.Module):
         :param task: See the class.
         :return: Predicted next latents ``(..., Z)``.
         """
+        actions = _padded(actions, self.config.action_dim, "actions")
         return self.dynamics(self._join([latents, actions], task))
 
     def reward_logits(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
@@ -172,6 +175,7 @@ class WorldModel(nn.Module):
         :param task: See the class.
         :return: ``(..., num_bins)`` logits of the two-hot head, or ``(..., 1)`` of the scalar head.
         """
+        actions = _padded(actions, self.config.action_dim, "actions")
         return at_least_float32(self.reward_network(self._join([latents, actions], task)))
 
     def reward(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
@@ -266,3 +270,17 @@ class WorldModel(nn.Module):
             task = th.tensor(self.task_index(task), device=inputs[0].device)
         embedding = self.task_embedding(task).expand(*inputs[0].shape[:-1], -1)
         return th.cat([*inputs, embedding], dim=-1)
+
+
+def _padded(values: th.Tensor, size: int, name: str) -> th.Tensor:
+    """
+    :param values: ``(..., n)``.
+    :param size: What the model takes.
+    :param name: Of the values, for the error.
+    :return: ``(..., size)``, with zeros behind.
+    :raises ValueError: If there are more than that.
+    """
+    missing = size - values.shape[-1]
+    if missing < 0:
+        raise ValueError(f"The world model takes {name} of {size} numbers, got {values.shape[-1]}.")
+    return F.pad(values, (0, missing)) if missing else values

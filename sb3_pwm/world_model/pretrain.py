@@ -598,15 +598,11 @@ def _predict_along(
     horizon: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:return: Predicted rewards and squared errors of the latents along an episode, ``(T,)`` each."""
-    config, device = world_model.config, next(world_model.parameters()).device
-    padded_observations = th.zeros(len(observations), config.observation_dim, device=device)
-    padded_observations[:, : observations.shape[1]] = th.as_tensor(observations, device=device)
-    padded_actions = th.zeros(len(actions), config.action_dim, device=device)
-    padded_actions[:, : actions.shape[1]] = th.as_tensor(actions, device=device)
-    targets = world_model.encode(padded_observations, task)
+    device = next(world_model.parameters()).device
+    targets = world_model.encode(th.as_tensor(observations, device=device), task)
     rewards, errors = [], []
     latent = targets[0]
-    for step, action in enumerate(padded_actions):
+    for step, action in enumerate(th.as_tensor(actions, device=device)):
         if step % horizon == 0:
             latent = targets[step]
         rewards.append(world_model.reward(latent, action, task))
@@ -626,12 +622,8 @@ def open_data(sources: Sequence[str], tasks: Sequence[str] | None, storage: str 
     """
     if storage is not None and (Path(storage) / INDEX).is_file():
         dataset = OfflineDataset.open(storage)
-    elif len(sources) == 1 and (Path(sources[0]) / INDEX).is_file():
-        dataset = OfflineDataset.open(sources[0])
-    elif all(source.endswith(".pt") for source in sources):
-        dataset = OfflineDataset.from_tdmpc2(sources, storage=storage)
     else:
-        dataset = OfflineDataset.from_minari(sources, storage)
+        dataset = OfflineDataset.open_any(sources, storage)
     return dataset if tasks is None else dataset.select(tasks)
 
 
