@@ -1,0 +1,262 @@
+"""PWM with a pretrained world model and offline data: no environment is stepped, and everything else is as ever."""
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
+from sb3_pwm.data.dataset import Episode, SourceEpisode
+
+SIZES = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
+NETWORKS = dict(net_arch=dict(pi=[16], vf=[16]))
+
+
+def episodes(task, env_id, n_episodes, n_steps=50, seed=0):
+    """Random behaviour, cut off after some steps."""
+    env = gymnasium.make(env_id)
+    env.action_space.seed(seed)
+    scale = env.action_space.high
+    for number in range(n_episodes):
+        observations, actions, rewards = [env.reset(seed=seed + number)[0]], [], []
+        for _ in range(n_steps):
+            action = env.action_space.sample()
+            observation, reward, *_ = env.step(action)
+            observations.append(observation)
+            actions.append(action / scale)
+            rewards.append(reward)
+        arrays = (np.array(part, np.float32) for part in (observations, actions, rewards))
+        yield SourceEpisode(task, Episode(*arrays, False), f"episode {number}")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Of a task with 3 observations and 1 action, and of one with 8 and 2."""
+    parts = [*episodes("pendulum-v1", "Pendulum-v1", 6), *episodes("cup-catch", "Cup-catch", 4)]
+    return OfflineDataset.from_episodes(parts)
+
+
+@pytest.fixture(scope="module")
+def world_model(dataset):
+    th.manual_seed(0)
+    return WorldModel(
+        WorldModelConfig(
+            observation_dim=dataset.observation_dim, action_dim=dataset.action_dim, tasks=dataset.tasks, **SIZES
+        )
+    )
+
+
+def make(env_id, world_model, dataset, **kwargs):
+    defaults = dict(batch_size=16, horizon=4, seed=0, device="cpu", policy_kwargs=dict(NETWORKS), offline=True)
+    return PWM("MlpPolicy", gymnasium.make(env_id), world_model=world_model, dataset=dataset, **{**defaults, **kwargs})
+
+
+class Forbidden(gymnasium.Wrapper):
+    """An environment that may be reset, but not stepped."""
+
+    def step(self, action):
+        raise AssertionError("stepped")
+
+
+# --- Extraction -----------------------------------------------------------------------------------------------------
+
+
+def test_a_timestep_is_an_update_and_no_environment_is_stepped(dataset, world_model):
+    class Count(BaseCallback):
+        steps = 0
+
+        def _on_step(self):
+            self.steps += 1
+            return True
+
+    env = Forbidden(gymnasium.make("Pendulum-v1"))
+    model = PWM(
+        "MlpPolicy", env, world_model=world_model, dataset=dataset, offline=True, device="cpu", seed=0, batch_size=16,
+        policy_kwargs=dict(NETWORKS),
+    )  # fmt: skip
+    before = [parameter.clone() for parameter in model.policy.actor.parameters()]
+    callback = Count()
+    model.learn(30, callback=callback)
+    assert (model.num_timesteps, model._n_updates, callback.steps) == (30, 30, 30)
+    assert any(not th.equal(b, a) for b, a in zip(before, model.policy.actor.parameters(), strict=True))
+    # The world model is frozen, and the given one is not the policy's own.
+    for name, value in world_model.state_dict().items():
+        assert th.equal(value, model.policy.world_model.state_dict()[name])
+    assert model.policy.world_model is not world_model
+
+
+def test_it_is_the_task_that_is_extracted(dataset, world_model):
+    """The policy sees latents of its own task, and acts in the environment's dimensions."""
+    for env_id, task, shape in (("Pendulum-v1", "pendulum-v1", 1), ("Cup-catch", "cup-catch", 2)):
+        model = make(env_id, world_model, dataset)
+        assert model.policy.task == task
+        observation = model.observation_space.sample()
+        observation = np.clip(observation, -5, 5)
+        padded = np.zeros(8, np.float32)
+        padded[: len(observation)] = observation
+        with th.no_grad():
+            latent = world_model.encode(th.as_tensor(padded), task)
+            expected = th.tanh(model.policy.actor(latent)[0]).numpy()
+        action = model.predict(observation, deterministic=True)[0]
+        assert action.shape == (shape,)
+        np.testing.assert_allclose(action, expected * model.action_space.high, rtol=1e-5)
+        batch = model._sample(8, 4)
+        assert batch.task.tolist() == [dataset.tasks.index(task)] * 8
+        assert batch.actions.shape[-1] == shape
+
+
+def test_replay_buffer_holds_the_tasks_episodes(dataset, world_model):
+    model = make("Pendulum-v1", world_model, dataset)
+    data = dataset.task_data("pendulum-v1")
+    buffer = model.replay_buffer
+    assert buffer.size() == 300
+    for number in range(6):
+        episode, rows = data.episode(number), slice(50 * number, 50 * number + 50)
+        np.testing.assert_array_equal(buffer.observations[rows, 0], episode.observations[:-1])
+        np.testing.assert_array_equal(buffer.next_observations[rows, 0], episode.observations[1:])
+        np.testing.assert_array_equal(buffer.actions[rows, 0], episode.actions)
+        np.testing.assert_array_equal(buffer.rewards[rows, 0], episode.rewards)
+    assert np.flatnonzero(buffer.dones[:300, 0]).tolist() == list(range(49, 300, 50))
+    assert np.flatnonzero(buffer.timeouts[:300, 0]).tolist() == list(range(49, 300, 50))
+
+
+def test_several_environments_share_the_data(dataset):
+    env = make_vec_env("Pendulum-v1", n_envs=4)
+    model = PWM("MlpPolicy", env, dataset=dataset, task="pendulum-v1", learning_starts=20, horizon=4, device="cpu")
+    buffer = model.replay_buffer
+    assert buffer.size() == 75
+    # Each column is a stretch of the data, cut off at its end
+    steps = np.concatenate([dataset.task_data("pendulum-v1").episode(n).rewards for n in range(6)])
+    np.testing.assert_array_equal(buffer.rewards[:75].T.ravel(), steps)
+    assert np.flatnonzero(buffer.dones[:75, 0]).tolist() == [49, 74]
+    assert buffer.timeouts[74].tolist() == [1.0] * 4
+    model.learn(20)
+
+
+def test_evaluation_callback_runs_in_the_real_environment(dataset, world_model, tmp_path):
+    model = make("Pendulum-v1", world_model, dataset)
+    evaluation = EvalCallback(
+        gymnasium.make("Pendulum-v1"), eval_freq=10, n_eval_episodes=1, log_path=str(tmp_path), verbose=0
+    )
+    model.learn(30, callback=evaluation)
+    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20, 30]
+
+
+def test_fine_tuning_changes_the_world_model(dataset, world_model):
+    model = make("Pendulum-v1", world_model, dataset, world_model_steps=2)
+    model.learn(5)
+    names = ("encoder.0.weight", "dynamics.0.weight", "reward_network.0.weight", "task_embedding.weight")
+    for name in names:
+        assert not th.equal(model.policy.world_model.state_dict()[name], world_model.state_dict()[name]), name
+
+
+def test_offline_to_online(dataset, world_model):
+    model = make("Pendulum-v1", world_model, dataset)
+    model.learn(10)
+    model.offline = False
+    model.learn(40, reset_num_timesteps=False)
+    assert model.num_timesteps == 50
+    assert model.replay_buffer.size() == 340
+    # The world model learns again, on data of both
+    assert not th.equal(model.policy.world_model.encoder[0].weight, world_model.encoder[0].weight)
+
+
+def test_a_data_set_alone_is_a_head_start(dataset):
+    model = PWM(
+        "MlpPolicy", gymnasium.make("Pendulum-v1"), dataset=dataset, learning_starts=10, device="cpu", seed=0,
+        policy_kwargs=dict(NETWORKS),
+    )  # fmt: skip
+    model.learn(20)
+    assert model.replay_buffer.size() == 320
+    assert model._n_updates == 10
+
+
+def test_behaviour_coef_draws_the_policy_to_the_data(world_model):
+    """All data with one action: the policy's mean comes near it, the more the larger the coefficient."""
+    constant = [
+        SourceEpisode("pendulum-v1", e.episode._replace(actions=np.full_like(e.episode.actions, 0.6)), e.where)
+        for e in episodes("pendulum-v1", "Pendulum-v1", 3)
+    ]
+    data = OfflineDataset.from_episodes(constant)
+    model = make("Pendulum-v1", world_model, data, behaviour_coef=10.0, learning_rate=3e-3)
+    model.learn(200)
+    states = data.task_data("pendulum-v1").episode(0).observations
+    actions = model.predict(states, deterministic=True)[0] / 2.0
+    assert np.abs(actions - 0.6).mean() < 0.15
+    assert model.logger.name_to_value["train/behaviour_distance"] < 0.05
+
+
+# --- Persistence ----------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_needs_no_other_file(dataset, world_model, tmp_path):
+    world_model.save(tmp_path / "wm.safetensors")
+    dataset.save(tmp_path / "data")
+    model = make("Cup-catch", tmp_path / "wm.safetensors", tmp_path / "data")
+    model.learn(5)
+    model.save(tmp_path / "model.zip")
+    for file in (tmp_path / "data").iterdir():
+        file.unlink()
+    (tmp_path / "wm.safetensors").unlink()
+    observation = np.linspace(-1, 1, 8, dtype=np.float32)
+    np.save(tmp_path / "action.npy", model.predict(observation, deterministic=True)[0])
+    code = (
+        "import sys, numpy as np; from sb3_pwm import PWM; folder = sys.argv[1]; "
+        "model = PWM.load(folder + '/model.zip', device='cpu'); assert model.policy.task == 'cup-catch'; "
+        "action = model.predict(np.linspace(-1, 1, 8, dtype=np.float32), deterministic=True)[0]; "
+        "np.testing.assert_array_equal(action, np.load(folder + '/action.npy'))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+
+
+def test_loaded_model_goes_on_with_data(dataset, world_model, tmp_path):
+    model = make("Pendulum-v1", world_model, dataset)
+    model.learn(5)
+    model.save(tmp_path / "model.zip")
+    loaded = PWM.load(tmp_path / "model.zip", env=gymnasium.make("Pendulum-v1"), device="cpu")
+    with pytest.raises(ValueError, match="offline=True needs data"):
+        loaded.learn(5)
+    loaded.add_dataset(dataset)
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 10
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_that_are_missing_or_ambiguous(dataset, world_model):
+    with pytest.raises(ValueError, match="world model has no task 'reach'; its tasks are pendulum-v1, cup-catch"):
+        make("Pendulum-v1", world_model, dataset, task="reach")
+    with pytest.raises(ValueError, match=r"2 tasks, and none is named like the environment 'Pendulum-swingup'"):
+        make("Pendulum-swingup", world_model, dataset)
+    with pytest.raises(ValueError, match="data set has no task 'pendulum-v1'"):
+        make("Pendulum-v1", world_model, dataset.select(["cup-catch"]), task="pendulum-v1")
+
+
+def test_shapes_that_do_not_fit(dataset, world_model):
+    with pytest.raises(ValueError, match="world model has observation_dim 8, too small for this environment's 24"):
+        make("Walker-walk", world_model, None, task="cup-catch")
+    with pytest.raises(ValueError, match="data has observations of 8 and actions of 2 numbers, the environment of 3"):
+        make("Pendulum-v1", world_model, dataset, task="cup-catch")
+    with pytest.raises(ValueError, match="300 steps, the replay buffer room for 100: raise buffer_size"):
+        make("Pendulum-v1", world_model, dataset, buffer_size=100)
+    with pytest.raises(ValueError, match="leave latent_dim out"):
+        make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(latent_dim=32))
+
+
+def test_missing_data_and_normalised_observations(world_model, tmp_path):
+    with pytest.raises(ValueError, match="offline=True needs data: give dataset="):
+        make("Pendulum-v1", world_model, None).learn(10)
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    with pytest.raises(ValueError, match="leave VecNormalize's norm_obs out"):
+        PWM("MlpPolicy", env, world_model=world_model)
+    with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
+        make("Pendulum-v1", tmp_path / "no.safetensors", None)
+    with pytest.raises(ValueError, match="behaviour_coef must be a float of at least 0"):
+        make("Pendulum-v1", world_model, None, behaviour_coef=-1.0)
