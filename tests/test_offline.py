@@ -246,8 +246,9 @@ def test_shapes_that_do_not_fit(dataset, world_model):
         make("Pendulum-v1", world_model, dataset, task="cup-catch")
     with pytest.raises(ValueError, match="300 steps, the replay buffer room for 100: raise buffer_size"):
         make("Pendulum-v1", world_model, dataset, buffer_size=100)
-    with pytest.raises(ValueError, match="leave latent_dim out"):
-        make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(latent_dim=32))
+    with pytest.warns(UserWarning, match="policy_kwargs' latent_dim are not used"):
+        model = make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(latent_dim=32))
+    assert model.policy.world_model.config.latent_dim == 16
 
 
 def test_missing_data_and_normalised_observations(world_model, tmp_path):

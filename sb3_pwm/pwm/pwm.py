@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -301,9 +302,14 @@ class PWM(OffPolicyAlgorithm):
         if dataset is not None and not isinstance(dataset, OfflineDataset):
             dataset = OfflineDataset.open_any(dataset)
         if world_model is not None:
-            given = {"world_model_size", "latent_dim", "world_model_kwargs"} & set(self.policy_kwargs)
-            if given:
-                raise ValueError(f"world_model fixes its own size: leave {', '.join(sorted(given))} out.")
+            # As rl-zoo3's files have them: they are for learning without a pretrained one.
+            unused = sorted({"world_model_size", "latent_dim", "world_model_kwargs"} & set(self.policy_kwargs))
+            for name in unused:
+                del self.policy_kwargs[name]
+            if unused:
+                warnings.warn(
+                    f"world_model has its own size: policy_kwargs' {', '.join(unused)} are not used.", stacklevel=3
+                )
             if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
                 raise ValueError(
                     "The world model was trained on observations as they are: leave VecNormalize's norm_obs out."

@@ -1,0 +1,184 @@
+"""
+Extract a policy for each of several tasks from one pretrained world model, and set its return beside the data's.
+
+::
+
+    python benchmarks/extraction.py run --world-model wm.safetensors --dataset data/mt80 \
+        --tasks walker-walk cheetah-run mw-reach --seeds 0 1 2 --updates 10000 --out extraction
+    python benchmarks/extraction.py table --out extraction
+
+A run's result is one JSON file with its settings and evaluations; runs that are there are not made again.
+"""
+
+import argparse
+import ast
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from torch import nn
+
+from sb3_pwm import PWM, OfflineDataset, WorldModel
+from sb3_pwm.common.files import replacing
+from sb3_pwm.envs import env_id, register_envs
+
+# The paper's extraction (PWM table 3), but for the batch of 512 and the entropy bonus.
+PAPER: dict[str, Any] = dict(
+    horizon=16,
+    batch_size=256,
+    learning_rate=5e-4,
+    critic_learning_rate=5e-4,
+    critic_epochs=8,
+    critic_minibatches=4,
+    tau=1.0,
+    ent_coef=0.0,
+)
+NETWORKS = dict(net_arch=dict(pi=[400, 200, 100], vf=[400, 200]), activation_fn=nn.Mish)
+
+
+class Evaluations(BaseCallback):
+    """Evaluates every so many updates; the time that takes does not count."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], every: int, n_episodes: int):
+        super().__init__()
+        self.eval_env, self.every, self.n_episodes = env, every, n_episodes
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.last = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        # A timestep's update is made after it: at its beginning num_timesteps - 1 are done.
+        if self.n_calls % self.every == 1 or self.n_calls == 1:
+            self.evaluate(self.num_timesteps - 1)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.evaluate(self.num_timesteps)
+
+    def evaluate(self, updates: int) -> None:
+        """:param updates: Number of updates made so far."""
+        self.seconds += time.perf_counter() - self.last
+        self.eval_env.reset(seed=1_000)
+        successes: list[float] = []
+
+        def collect(variables: dict[str, Any], _: dict[str, Any]) -> None:
+            if variables["done"] and "is_success" in variables["info"]:
+                successes.append(float(variables["info"]["is_success"]))
+
+        returns, _ = evaluate_policy(
+            self.model,
+            self.eval_env,
+            self.n_episodes,
+            callback=collect,
+            return_episode_rewards=True,  # type: ignore[arg-type]
+        )
+        row = {"updates": updates, "seconds": self.seconds, "return": float(np.mean(returns))}
+        if successes:
+            row["success"] = float(np.mean(successes))
+        row["imagined_return"] = float(self.model.logger.name_to_value.get("train/imagined_return", np.nan))
+        self.rows.append(row)
+        print({name: round(value, 2) for name, value in row.items()}, flush=True)
+        self.last = time.perf_counter()
+
+
+def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
+    """Extract a policy, unless that has been done."""
+    out = arguments.out / task / f"{arguments.tag}-seed{seed}.json"
+    if out.is_file():
+        return
+    parameters = {**PAPER, **ast.literal_eval(arguments.params)}
+    policy_kwargs = {**NETWORKS, **parameters.pop("policy_kwargs", {})}
+    data = OfflineDataset.open_any(arguments.dataset).select([task])
+    env = Monitor(gymnasium.make(env_id(task)))
+    model = PWM(
+        "MlpPolicy",
+        env,
+        world_model=WorldModel.load(arguments.world_model),
+        dataset=data,
+        task=task,
+        offline=True,
+        seed=seed,
+        policy_kwargs=policy_kwargs,
+        device=arguments.device,
+        **parameters,
+    )
+    evaluations = Evaluations(Monitor(gymnasium.make(env_id(task))), arguments.eval_every, arguments.episodes)
+    model.learn(arguments.updates, callback=evaluations, log_interval=10)
+    returns = [data.data[0].episode(n).rewards.sum() for n in range(len(data.data[0].lengths))]
+    result = {
+        "task": task,
+        "tag": arguments.tag,
+        "seed": seed,
+        "params": {name: repr(value) for name, value in {**parameters, "policy_kwargs": policy_kwargs}.items()},
+        "world_model": Path(arguments.world_model).name,
+        "threads": th.get_num_threads(),
+        "data": {"mean": float(np.mean(returns)), "best": float(np.max(returns)), "episodes": len(returns)},
+        "evaluations": evaluations.rows,
+    }
+    with replacing(out) as file:
+        file.write(json.dumps(result, indent=1).encode())
+
+
+def table(out: Path) -> str:
+    """:param out: Folder of results. :return: A Markdown table, a line for each task and tag."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(out.glob("*/*.json")):
+        result = json.loads(path.read_text())
+        groups.setdefault((result["task"], result["tag"]), []).append(result)
+    lines = [
+        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, tag), results in groups.items():
+        last = [result["evaluations"][-1] for result in results]
+        returns = [row["return"] for row in last]
+        each = ", ".join(f"{value:.0f}" for value in returns)
+        success = f"{np.mean([row['success'] for row in last]):.0%}" if "success" in last[0] else "-"
+        minutes = np.mean([row["seconds"] for row in last]) / 60
+        data = results[0]["data"]
+        lines.append(
+            f"| {task} | {tag} | {last[0]['updates']:,} | {minutes:.1f} | {data['mean']:.0f} | {data['best']:.0f} | "
+            f"**{np.mean(returns):.0f}** ({each}) | {success} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="extract policies")
+    runs.add_argument("--world-model", type=Path, required=True)
+    runs.add_argument("--dataset", nargs="+", required=True)
+    runs.add_argument("--tasks", nargs="+", required=True)
+    runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    runs.add_argument("--updates", type=int, default=10_000)
+    runs.add_argument("--eval-every", type=int, default=1_000)
+    runs.add_argument("--episodes", type=int, default=10)
+    runs.add_argument("--params", default="{}", help="PWM's arguments in place of the paper's, as a Python dict")
+    runs.add_argument("--tag", default="paper", help="name of these settings")
+    runs.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    runs.add_argument("--device", default="auto")
+    tables = commands.add_parser("table", help="the results so far")
+    for command in (runs, tables):
+        command.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        register_envs()
+        th.set_num_threads(arguments.threads)
+        for task in arguments.tasks:
+            for seed in arguments.seeds:
+                print(f"{task}, seed {seed}", flush=True)
+                run(arguments, task, seed)
+    print(table(arguments.out))
+
+
+if __name__ == "__main__":
+    main()
