@@ -162,7 +162,7 @@ def main() -> None:
     runs.add_argument("--updates", type=int, default=10_000)
     runs.add_argument("--eval-every", type=int, default=1_000)
     runs.add_argument("--episodes", type=int, default=10)
-    runs.add_argument("--params", default="{}", help="PWM's arguments in place of the paper's, as a Python dict")
+    runs.add_argument("--params", default="{}", help="arguments in place of the paper's, such as \"{'horizon': 8}\"")
     runs.add_argument("--tag", default="paper", help="name of these settings")
     runs.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     runs.add_argument("--device", default="auto")
