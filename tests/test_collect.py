@@ -75,6 +75,14 @@ def test_command_collects_what_the_environment_gives(tmp_path, monkeypatch):
             assert episode.observations.dtype == episode.actions.dtype == np.float32
 
 
+def test_tasks_that_are_in_no_suite(tmp_path, monkeypatch):
+    rows = collect(["Muscle-humanoid-stand", "humanoid_cmu-run"], 500, tmp_path, processes=2)
+    assert [row["task"] for row in rows] == ["muscle-humanoid-stand", "humanoid_CMU-run"]
+    dataset = load(tmp_path, "sb3-pwm/muscle-humanoid-stand-v0", monkeypatch)
+    assert dataset.env_spec.id == "Muscle-humanoid-stand"
+    assert next(dataset.iterate_episodes()).actions.shape == (500, 152)
+
+
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
     arguments = ["--tasks", "cartpole-balance", "--steps", "15000", "--processes", "1", "--behaviour", "random"]
     line = [sys.executable, "-m", "sb3_pwm.data.collect", *arguments, "--out", str(tmp_path / "killed")]

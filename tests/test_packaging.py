@@ -67,6 +67,7 @@ def test_wheel_holds_the_hyperparameters_and_the_start_up_file(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "sb3_pwm/hyperparams/pwm.yml" in names
     assert "sb3_pwm/envs/published_scores.csv" in names
+    assert "sb3_pwm/envs/muscles.json" in names
     assert "sb3_pwm_zoo.pth" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sb3_pwm", "sb3_pwm_zoo.pth"}
 

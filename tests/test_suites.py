@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 
 from sb3_pwm.envs import env_id, register_envs
-from sb3_pwm.envs.suites import MT30, MT80, dimensions, get_suite, normalised_score, published_scores
+from sb3_pwm.envs.suites import MT30, MT80, dimensions, get_suite, normalised_score, published_scores, task_name
 
 register_envs()
 
@@ -53,3 +53,15 @@ def test_unknown_names_are_answered_with_the_nearest():
         MT30.index("walker-wlk")
     with pytest.raises(ValueError, match=r"no suite 'mt50'; the suites are mt30, mt80"):
         get_suite("mt50")
+
+
+def test_every_registered_id_is_a_tasks():
+    ours = [name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("sb3_pwm.envs")]
+    assert len(ours) == 51 + 11 + 3 + 50
+    for name in ours:
+        assert env_id(task_name(name)) == name
+    assert task_name("HUMANOID_cmu-run") == "humanoid_CMU-run"
+    assert task_name("Muscle-humanoid-stand") == "muscle-humanoid-stand"
+    assert [task_name(task) for task in MT80.tasks] == list(MT80.tasks)
+    with pytest.raises(ValueError, match="There is no task 'walker-wlk'; nearest: walker-walk"):
+        task_name("walker-wlk")

@@ -264,8 +264,9 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
             f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
     episodes: list[Episode] = []
-    for number, (observations, actions, rewards, terminated) in enumerate(found := list(whole_episodes(buffer))):
-        check_episode(found[number], f"episode {number} of {file}")
+    for number, episode in enumerate(whole_episodes(buffer)):
+        check_episode(episode, f"episode {number} of {file}")
+        observations, actions, rewards, terminated = episode
         end = np.arange(len(rewards)) == len(rewards) - 1
         episodes.append(
             {
@@ -512,7 +513,7 @@ def collect(
     """
     Collect a Minari data set for each of several tasks.
 
-    :param tasks: Tasks of MT80 as the releases spell them, or their environment ids.
+    :param tasks: Tasks as the releases spell them, or their environment ids.
     :param steps: Agent steps per task.
     :param out: Folder of the data sets, as ``MINARI_DATASETS_PATH`` names it to Minari.
     :param behaviours: What acts, by weight.
@@ -526,10 +527,10 @@ def collect(
     """
     from tqdm import tqdm
 
-    from sb3_pwm.envs.suites import MT80
+    from sb3_pwm.envs.suites import task_name
 
     out = Path(out).resolve()
-    names = [MT80.canonical(task) for task in tasks]
+    names = [task_name(task) for task in tasks]
     ids = {name: f"{namespace}/{name}-v0" for name in names}
     partial = out / PARTIAL / namespace
     jobs = [Job(name, steps, tuple(behaviours), seed, partial / name) for name in ids]
@@ -585,7 +586,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--tasks", nargs="+", help="tasks of MT80, such as walker-walk mw-reach")
+    which.add_argument("--tasks", nargs="+", help="tasks or environment ids, such as walker-walk mw-reach Dog-run")
     which.add_argument("--suite", choices=tuple(SUITES), help="all tasks of a suite")
     parser.add_argument("--steps", type=int, required=True, help="agent steps per task")
     parser.add_argument(

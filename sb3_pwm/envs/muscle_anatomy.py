@@ -27,7 +27,7 @@ from sb3_pwm.common.files import replacing
 from sb3_pwm.envs.muscle_humanoid import Bone, Muscle, Point, build_model, read_muscles
 
 STRENGTH = 1.5
-# A muscle is weaker away from its best length, and works against its antagonists: motors do neither.
+"""More than 1: a muscle is weaker away from its best length and works against its antagonists; motors do neither."""
 
 Position = tuple[float, float, float]
 
@@ -274,6 +274,7 @@ def length_ranges(model: mujoco.MjModel, n_poses: int = 20_000) -> NDArray[np.fl
 
 
 def motor_torques() -> dict[str, float]:
+    """:return: Largest torque in Nm of the motor that dm_control gives a joint, by joint."""
     from dm_control.suite import humanoid
 
     xml, assets = humanoid.get_model_and_assets()

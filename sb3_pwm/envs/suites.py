@@ -9,7 +9,14 @@ import difflib
 import functools
 from importlib import resources
 
-from sb3_pwm.envs.registration import CUSTOM_TASKS, META_WORLD_TASKS, env_id, suite_env_id
+from sb3_pwm.envs.registration import (
+    CUSTOM_TASKS,
+    DM_CONTROL_TASKS,
+    META_WORLD_TASKS,
+    MUSCLE_TASKS,
+    env_id,
+    suite_env_id,
+)
 
 _DM_CONTROL = (
     *("walker-stand", "walker-walk", "walker-run", "cheetah-run", "reacher-easy", "reacher-hard", "acrobot-swingup"),
@@ -102,6 +109,26 @@ def get_suite(name: str) -> Suite:
     if name.lower() not in SUITES:
         raise ValueError(f"There is no suite {name!r}; the suites are {', '.join(SUITES)}.")
     return SUITES[name.lower()]
+
+
+@functools.cache
+def _all_tasks() -> tuple[str, ...]:
+    tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
+    ids = [suite_env_id(domain, task) for domain, tasks in tables for task in tasks]
+    return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD)
+
+
+def task_name(task: str) -> str:
+    """
+    :param task: Any task of the package, of a suite or not, or its environment id, in any case.
+    :return: Its name: the environment id with a small first letter, as the releases spell theirs.
+    :raises ValueError: If there is no such task; the message names the nearest ones.
+    """
+    by_lower_case = {name.lower(): name for name in _all_tasks()}
+    if task.lower() not in by_lower_case:
+        nearest = difflib.get_close_matches(task.lower(), by_lower_case, n=3, cutoff=0.0)
+        raise ValueError(f"There is no task {task!r}; nearest: {', '.join(nearest)}.")
+    return by_lower_case[task.lower()]
 
 
 def dimensions(task: str) -> tuple[int, int]:
