@@ -203,6 +203,46 @@ def test_unknown_preset():
         WorldModelConfig.preset("2M", observation_dim=3, action_dim=1)
 
 
+def test_narrower_observations_and_actions_are_padded():
+    model = randomised(WorldModelConfig(**TINY))
+    observations, actions = th.randn(4, 3), th.rand(4, 1)
+    padded = F.pad(observations, (0, 2)), F.pad(actions, (0, 1))
+    latents = model.encode(observations)
+    assert th.equal(latents, model.encode(padded[0]))
+    assert th.equal(model.next(latents, actions), model.next(latents, padded[1]))
+    assert th.equal(model.reward(latents, actions), model.reward(latents, padded[1]))
+    with pytest.raises(ValueError, match="takes observations of 5 numbers, got 6"):
+        model.encode(th.randn(4, 6))
+    with pytest.raises(ValueError, match="takes actions of 2 numbers, got 3"):
+        model.next(latents, th.rand(4, 3))
+
+
+def test_a_new_task_changes_nothing_for_the_others(tmp_path):
+    model = randomised(WorldModelConfig(**TINY, tasks=("walk", "run")))
+    observations = th.randn(4, 5)
+    before = [model.encode(observations, task) for task in ("walk", "run")]
+    assert model.add_task("jump", like="run") == 2
+    assert model.config.tasks == ("walk", "run", "jump")
+    for task, expected in zip(("walk", "run", "jump"), (*before, before[1]), strict=True):
+        th.testing.assert_close(model.encode(observations, task), expected)
+    # The new embedding is a parameter like the others, and is saved with them
+    model.encode(observations, "jump").sum().backward()
+    gradient = model.task_embedding.weight.grad
+    assert gradient[2].abs().sum() > 0
+    assert gradient[:2].abs().sum() == 0
+    model.save(tmp_path / "model.safetensors")
+    th.testing.assert_close(WorldModel.load(tmp_path / "model.safetensors").encode(observations, 2), before[1])
+    assert model.add_task("hop") == 3
+    mean = model.task_embedding.weight[:3].mean(0)
+    th.testing.assert_close(model.task_embedding.weight[3], mean)
+    with pytest.raises(ValueError, match="has a task 'hop' already"):
+        model.add_task("hop")
+    with pytest.raises(ValueError, match="no task 'swim'"):
+        model.add_task("dive", like="swim")
+    with pytest.raises(ValueError, match="single-task"):
+        WorldModel(WorldModelConfig(**TINY)).add_task("walk")
+
+
 def test_learns_a_linear_system():
     """Open-loop prediction of a stable linear system: both losses fall, far below that of a constant prediction."""
     th.manual_seed(0)

@@ -258,6 +258,29 @@ class WorldModel(nn.Module):
             raise ValueError(f"The world model has {len(tasks)} tasks; there is no task number {task}.")
         return task
 
+    def add_task(self, name: str, like: str | None = None) -> int:
+        """
+        Give the model a task that it has never seen, to be fine-tuned on: an embedding of its own.
+
+        Optimisers that were made before do not know the new embedding.
+
+        :param name: The task's name.
+        :param like: A task of the model whose embedding it begins with; None: the mean of all.
+        :return: Its index.
+        :raises ValueError: If the model is single-task, has a task of that name, or none that is called ``like``.
+        """
+        if self.task_embedding is None:
+            raise ValueError("A single-task world model has no task embedding: fine-tune it as it is.")
+        if name in self.config.tasks:
+            raise ValueError(f"The world model has a task {name!r} already.")
+        weight = self.task_embedding.weight.detach()
+        row = weight.mean(0) if like is None else weight[self.task_index(like)]
+        self.config = dataclasses.replace(self.config, tasks=(*self.config.tasks, name))
+        self.task_embedding = nn.Embedding(
+            len(self.config.tasks), self.config.task_dim, max_norm=1.0, _weight=th.cat([weight, row.unsqueeze(0)])
+        )
+        return len(self.config.tasks) - 1
+
     def _join(self, inputs: Sequence[th.Tensor], task: Task | None) -> th.Tensor:
         """Concatenate the inputs and, in a multi-task model, the task's embedding."""
         if self.task_embedding is None:
