@@ -16,7 +16,8 @@ from PIL import Image
 from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.data.dataset import Episode, SourceEpisode
 from sb3_pwm.world_model.losses import world_model_loss
-from sb3_pwm.world_model.pretrain import Settings, open_loop_errors, pretrain, task_rows, to_device
+from sb3_pwm.world_model.open_loop import open_loop_errors
+from sb3_pwm.world_model.pretrain import Settings, pretrain, task_rows, to_device
 
 SETTINGS = Settings(steps=60, batch_size=16, horizon=4, learning_rate=3e-3, warmup_steps=10)
 
@@ -108,7 +109,7 @@ def test_going_on_from_a_model(dataset, tmp_path):
 def test_errors_are_those_of_a_loop_by_hand(dataset):
     model = WorldModel(config(dataset))
     batch = to_device(dataset.sample(32, 5, np.random.default_rng(0)), task_rows(model, dataset), th.device("cpu"))
-    latent, reward, loss = open_loop_errors(model, batch, SETTINGS)
+    latent, reward, loss = open_loop_errors(model, batch, SETTINGS.rho)
     with th.no_grad():
         for horizon in range(5):
             latents, rewards = [], []

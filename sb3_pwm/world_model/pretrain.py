@@ -38,6 +38,7 @@ from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.dataset import BALANCES, INDEX, OfflineDataset
 from sb3_pwm.world_model.losses import world_model_loss
 from sb3_pwm.world_model.model import ACTIVATIONS, PRESETS, WorldModel, WorldModelConfig
+from sb3_pwm.world_model.open_loop import draw_predictions, open_loop_errors
 
 CLIP = 20.0
 LOSSES = ("loss", "dynamics_loss", "reward_loss", "termination_loss")
@@ -243,35 +244,6 @@ def task_rows(world_model: WorldModel, dataset: OfflineDataset) -> th.Tensor | N
     return th.tensor([world_model.task_index(task) for task in dataset.tasks])
 
 
-@th.no_grad()
-def open_loop_errors(
-    world_model: WorldModel, batch: SequenceBatch, settings: Settings
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """
-    Errors of an open-loop prediction along real sequences.
-
-    :param world_model: The model.
-    :param batch: The sequences.
-    :param settings: Of the run.
-    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward in the
-        environment's units after 1, ..., H steps, ``(H,)`` each, averaged over the sequences that go so far; and the
-        loss.
-    """
-    with autocast(settings, batch.rewards.device):
-        loss = world_model_loss(world_model, batch, settings.rho).total
-        latent = world_model.encode(batch.observations[0], batch.task)
-        latents = [latent]
-        for actions in batch.actions:
-            latents.append(world_model.next(latents[-1], actions, batch.task))
-        predicted = th.stack(latents)
-        targets = world_model.encode(batch.observations[1:], batch.task)
-        rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
-    counts = batch.mask.sum(1).clamp(min=1.0)
-    latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts
-    reward_error = ((rewards - batch.rewards).abs() * batch.mask).sum(1) / counts
-    return latent_error, reward_error, loss
-
-
 def validate(
     world_model: WorldModel, dataset: OfflineDataset, rows: th.Tensor | None, settings: Settings, device: th.device
 ) -> dict[str, Any]:
@@ -287,7 +259,8 @@ def validate(
     for number in range(VALIDATION_BATCHES):
         rng = np.random.default_rng([settings.seed, number, 1])
         batch = dataset.sample(min(settings.batch_size, 256), settings.horizon, rng, settings.balance)
-        results.append(open_loop_errors(world_model, to_device(batch, rows, device), settings))
+        with autocast(settings, device):
+            results.append(open_loop_errors(world_model, to_device(batch, rows, device), settings.rho))
     latent, reward, loss = (th.stack(part).float().mean(0) for part in zip(*results, strict=True))
     return {"loss": float(loss), "latent_error": latent.tolist(), "reward_error": reward.tolist()}
 
@@ -410,7 +383,7 @@ def pretrain(
     bar.close()
     if process.first:
         world_model.save(files.model)
-        draw_predictions(world_model, held_out, settings, files.picture)
+        draw_predictions(world_model, held_out, rows, settings.horizon, files.picture)
         files.checkpoint.unlink()
         seconds = time.perf_counter() - started
         bar.write(
@@ -545,70 +518,6 @@ def _tensorboard(folder: str | Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
-
-
-@th.no_grad()
-def draw_predictions(
-    world_model: WorldModel, dataset: OfflineDataset, settings: Settings, out: Path, n_tasks: int = 6
-) -> None:
-    """
-    Draw predicted and true reward, and the latent's error, along an episode of each of some tasks.
-
-    The prediction is open-loop over the horizon, then begins again from the true observation.
-
-    :param world_model: The model.
-    :param dataset: Held-out data.
-    :param settings: Of the run.
-    :param out: The picture, a PNG.
-    :param n_tasks: Number of tasks, at most, evenly over all.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = task_rows(world_model, dataset)
-    device = next(world_model.parameters()).device
-    chosen = np.unique(np.linspace(0, len(dataset.data) - 1, n_tasks).round().astype(int)).tolist()
-    figure = Figure(figsize=(10.0, 1.9 * len(chosen) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(chosen), 2, squeeze=False)
-    for (reward_axis, latent_axis), number in zip(axes, chosen, strict=True):
-        task = dataset.data[number]
-        episode = task.episode(0)
-        index = None if rows is None else rows[number].to(device)
-        predicted, errors = _predict_along(world_model, episode.observations, episode.actions, index, settings.horizon)
-        reward_axis.plot(episode.rewards, color="black", linewidth=1.0, label="true")
-        reward_axis.plot(predicted, color="tab:red", linewidth=1.0, label=f"predicted, {settings.horizon} steps each")
-        reward_axis.set_title(f"{task.name}: reward", fontsize=8)
-        latent_axis.plot(errors, color="tab:blue", linewidth=1.0)
-        latent_axis.set_title(f"{task.name}: squared error of the latent", fontsize=8)
-        for axis in (reward_axis, latent_axis):
-            axis.tick_params(labelsize=7)
-    axes[0, 0].legend(fontsize=7)
-    for axis in axes[-1]:
-        axis.set_xlabel("step", fontsize=8)
-    with replacing(out) as file:
-        figure.savefig(file, dpi=110, format="png")
-
-
-def _predict_along(
-    world_model: WorldModel,
-    observations: np.ndarray,
-    actions: np.ndarray,
-    task: th.Tensor | None,
-    horizon: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """:return: Predicted rewards and squared errors of the latents along an episode, ``(T,)`` each."""
-    device = next(world_model.parameters()).device
-    targets = world_model.encode(th.as_tensor(observations, device=device), task)
-    rewards, errors = [], []
-    latent = targets[0]
-    for step, action in enumerate(th.as_tensor(actions, device=device)):
-        if step % horizon == 0:
-            latent = targets[step]
-        rewards.append(world_model.reward(latent, action, task))
-        latent = world_model.next(latent, action, task)
-        errors.append(((latent - targets[step + 1]) ** 2).mean())
-    return th.stack(rewards).cpu().numpy(), th.stack(errors).cpu().numpy()
 
 
 def open_data(sources: Sequence[str], tasks: Sequence[str] | None, storage: str | Path | None) -> OfflineDataset:

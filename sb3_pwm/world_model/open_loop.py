@@ -1,0 +1,110 @@
+"""How well a world model predicts: open-loop errors along real sequences, and a picture of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch as th
+
+from sb3_pwm.common.files import replacing
+from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.world_model.losses import world_model_loss
+from sb3_pwm.world_model.model import WorldModel
+
+
+@th.no_grad()
+def open_loop_errors(
+    world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    Errors of an open-loop prediction along real sequences.
+
+    :param world_model: The model.
+    :param batch: The sequences.
+    :param rho: See :func:`~sb3_pwm.world_model.losses.world_model_loss`.
+    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward in the
+        environment's units after 1, ..., H steps, ``(H,)`` each, averaged over the sequences that go so far; and the
+        loss.
+    """
+    loss = world_model_loss(world_model, batch, rho).total
+    latents = [world_model.encode(batch.observations[0], batch.task)]
+    for actions in batch.actions:
+        latents.append(world_model.next(latents[-1], actions, batch.task))
+    predicted = th.stack(latents)
+    targets = world_model.encode(batch.observations[1:], batch.task)
+    rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
+    counts = batch.mask.sum(1).clamp(min=1.0)
+    latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts
+    reward_error = ((rewards - batch.rewards).abs() * batch.mask).sum(1) / counts
+    return latent_error, reward_error, loss
+
+
+@th.no_grad()
+def draw_predictions(
+    world_model: WorldModel,
+    dataset: OfflineDataset,
+    rows: th.Tensor | None,
+    horizon: int,
+    out: Path,
+    n_tasks: int = 6,
+) -> None:
+    """
+    Draw predicted and true reward, and the latent's error, along an episode of each of some tasks.
+
+    The prediction is open-loop over the horizon, then begins again from the true observation.
+
+    :param world_model: The model.
+    :param dataset: Held-out data.
+    :param rows: Row of the model's embedding for each task of the data; None for a model of one task.
+    :param horizon: Steps of a prediction, H.
+    :param out: The picture, a PNG.
+    :param n_tasks: Number of tasks, at most, evenly over all.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    device = next(world_model.parameters()).device
+    chosen = np.unique(np.linspace(0, len(dataset.data) - 1, n_tasks).round().astype(int)).tolist()
+    figure = Figure(figsize=(10.0, 1.9 * len(chosen) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(chosen), 2, squeeze=False)
+    for (reward_axis, latent_axis), number in zip(axes, chosen, strict=True):
+        task = dataset.data[number]
+        episode = task.episode(0)
+        index = None if rows is None else rows[number].to(device)
+        predicted, errors = _predict_along(world_model, episode.observations, episode.actions, index, horizon)
+        reward_axis.plot(episode.rewards, color="black", linewidth=1.0, label="true")
+        reward_axis.plot(predicted, color="tab:red", linewidth=1.0, label=f"predicted, {horizon} steps each")
+        reward_axis.set_title(f"{task.name}: reward", fontsize=8)
+        latent_axis.plot(errors, color="tab:blue", linewidth=1.0)
+        latent_axis.set_title(f"{task.name}: squared error of the latent", fontsize=8)
+        for axis in (reward_axis, latent_axis):
+            axis.tick_params(labelsize=7)
+    axes[0, 0].legend(fontsize=7)
+    for axis in axes[-1]:
+        axis.set_xlabel("step", fontsize=8)
+    with replacing(out) as file:
+        figure.savefig(file, dpi=110, format="png")
+
+
+def _predict_along(
+    world_model: WorldModel,
+    observations: np.ndarray,
+    actions: np.ndarray,
+    task: th.Tensor | None,
+    horizon: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:return: Predicted rewards and squared errors of the latents along an episode, ``(T,)`` each."""
+    device = next(world_model.parameters()).device
+    targets = world_model.encode(th.as_tensor(observations, device=device), task)
+    rewards, errors = [], []
+    latent = targets[0]
+    for step, action in enumerate(th.as_tensor(actions, device=device)):
+        if step % horizon == 0:
+            latent = targets[step]
+        rewards.append(world_model.reward(latent, action, task))
+        latent = world_model.next(latent, action, task)
+        errors.append(((latent - targets[step + 1]) ** 2).mean())
+    return th.stack(rewards).cpu().numpy(), th.stack(errors).cpu().numpy()
