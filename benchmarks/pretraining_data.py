@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sb3_pwm.data.collect import Behaviour, collect
+from sb3_pwm.data.behaviours import Behaviour
+from sb3_pwm.data.collect import collect
 from sb3_pwm.data.describe import Description, describe, plot
 from sb3_pwm.envs import env_id
 from sb3_pwm.envs.suites import MT30, MT80

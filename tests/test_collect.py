@@ -18,17 +18,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_pwm import PWM
-from sb3_pwm.data.collect import (
-    Behaviour,
-    Job,
-    behaviour_of_each_episode,
-    collect,
-    collect_task,
-    make_policy,
-    read_shards,
-    replayed_episodes,
-    write_dataset,
-)
+from sb3_pwm.data.behaviours import Behaviour, make_policy, replayed_episodes
+from sb3_pwm.data.collect import Job, behaviour_of_each_episode, collect, collect_task, read_shards, write_dataset
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 

@@ -176,7 +176,8 @@ def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
 
 def test_from_minari(tmp_path, monkeypatch):
     minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
-    from sb3_pwm.data.collect import Behaviour, collect
+    from sb3_pwm.data.behaviours import Behaviour
+    from sb3_pwm.data.collect import collect
 
     collect(["cup-spin", "walker-stand"], 1_000, tmp_path, [Behaviour("random")], namespace="mt30")
     dataset = OfflineDataset.from_minari(tmp_path)

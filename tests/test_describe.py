@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sb3_pwm.data.collect import Behaviour, collect
+from sb3_pwm.data.behaviours import Behaviour
+from sb3_pwm.data.collect import collect
 from sb3_pwm.data.describe import describe, table
 from sb3_pwm.data.minari_files import find_datasets, open_dataset
 
