@@ -83,6 +83,7 @@ setup(
             "metaworld>=3.0.0,<3.1",
             "minari[hdf5]>=0.5.4; python_version >= '3.11'",
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",
