@@ -156,6 +156,13 @@ def test_fine_tuning_changes_the_world_model(dataset, world_model):
         assert not th.equal(model.policy.world_model.state_dict()[name], world_model.state_dict()[name]), name
 
 
+def test_rewards_are_scaled_with_a_frozen_world_model_too(dataset, world_model):
+    model = make("Pendulum-v1", world_model, dataset)
+    model.learn(50)
+    rewards = np.concatenate([dataset.task_data("pendulum-v1").episode(n).rewards for n in range(6)])
+    assert float(model.policy.reward_scale.value) == pytest.approx(np.sqrt((rewards**2).mean()), rel=0.15)
+
+
 def test_offline_to_online(dataset, world_model):
     model = make("Pendulum-v1", world_model, dataset)
     model.learn(10)

@@ -444,9 +444,10 @@ class PWM(OffPolicyAlgorithm):
                 # At least once even when the world model is frozen: rollouts start from replayed states
                 for _ in range(max(self._n_world_model_steps, 1)):
                     batch = self._sample(batch_size, self.horizon)
-                    self.policy.reward_scale.update((batch.rewards**2).mean().sqrt())
                     if self._n_world_model_steps > 0:
                         self._update_world_model(batch, metrics)
+                    else:
+                        self._update_reward_scale(batch)
                 self._update_actor_and_critics(batch, metrics)
                 self._n_updates += 1
 
@@ -511,12 +512,16 @@ class PWM(OffPolicyAlgorithm):
         with self._autocast():
             loss = self._world_model_loss(policy.world_model, batch, self.rho, termination=self._terminations_seen)
         grad_norm = self._step(policy.world_model_optimizer, loss.total, WORLD_MODEL_CLIP, "world_model")
+        self._update_reward_scale(batch)
         metrics["world_model_grad_norm"].append(grad_norm)
         metrics["world_model_loss"].append(loss.total.detach())
         metrics["dynamics_loss"].append(loss.dynamics.detach())
         metrics["reward_loss"].append(loss.reward.detach())
         if self._terminations_seen:
             metrics["termination_loss"].append(loss.termination.detach())
+
+    def _update_reward_scale(self, batch: SequenceBatch) -> None:
+        self.policy.reward_scale.update((batch.rewards**2).mean().sqrt())
 
     def _update_actor_and_critics(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy, gamma = self.policy, self.gamma
