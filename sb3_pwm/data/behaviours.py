@@ -194,12 +194,10 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
         is not finite.
     """
     from sb3_pwm.data.dataset import check_episode
-    from sb3_pwm.data.sources import read_replay_buffer, whole_episodes
+    from sb3_pwm.data.sources import read_replay_buffer, replay_buffer_episodes
     from sb3_pwm.envs import env_id
 
     file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no replay buffer {file}: train with rl-zoo3's --save-replay-buffer.")
     # Two tasks of the same body fit each other but for the rewards: rl-zoo3's folder says whose these are.
     trained, _, run = file.parent.name.rpartition("_")
     if run.isdigit() and trained in gymnasium.registry and trained != env_id(task):
@@ -212,8 +210,8 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
             f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
     episodes: list[Episode] = []
-    for number, episode in enumerate(whole_episodes(buffer)):
-        check_episode(episode, f"episode {number} of {file}")
+    for _, episode, where in replay_buffer_episodes(buffer, task, str(file)):
+        check_episode(episode, where)
         observations, actions, rewards, terminated = episode
         end = np.arange(len(rewards)) == len(rewards) - 1
         episodes.append(
@@ -225,6 +223,4 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
                 "truncations": end & (not terminated),
             }
         )
-    if not episodes:
-        raise ValueError(f"{file} holds {buffer.size()} steps and no whole episode.")
     return episodes

@@ -260,8 +260,7 @@ class OfflineDataset:
         for task, episode, where in episodes:
             check_episode(episode, where)
             writer.add(task, episode, where)
-        data = writer.finish()
-        return cls(data) if storage is None else cls.open(storage)  # type: ignore[arg-type]
+        return cls(writer.finish())
 
     @classmethod
     def from_minari(
@@ -280,8 +279,7 @@ class OfflineDataset:
         """
         from sb3_pwm.data.sources import minari_episodes
 
-        several = [ids_or_paths] if isinstance(ids_or_paths, str | Path) else list(ids_or_paths)
-        return cls.from_episodes(minari_episodes(several), storage)
+        return cls.from_episodes(minari_episodes(_several(ids_or_paths)), storage)
 
     @classmethod
     def from_tdmpc2(
@@ -302,8 +300,7 @@ class OfflineDataset:
         """
         from sb3_pwm.data.sources import tdmpc2_episodes
 
-        several = [paths] if isinstance(paths, str | Path) else list(paths)
-        return cls.from_episodes(tdmpc2_episodes(several, tasks), storage)
+        return cls.from_episodes(tdmpc2_episodes(_several(paths), tasks), storage)
 
     @classmethod
     def from_replay_buffer(
@@ -331,7 +328,7 @@ class OfflineDataset:
         :raises FileNotFoundError: If something is not there.
         :raises ValueError: If something is damaged or foreign.
         """
-        several = [sources] if isinstance(sources, str | Path) else list(sources)
+        several = _several(sources)
         if len(several) == 1 and (Path(several[0]) / INDEX).is_file():
             return cls.open(several[0])
         if all(Path(source).suffix == ".pt" for source in several):
@@ -364,6 +361,11 @@ class OfflineDataset:
             for number in range(len(task.lengths)):
                 writer.add(task.name, task.episode(number), f"episode {number} of {task.name}")
         writer.finish()
+
+
+def _several(sources: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """:return: A list, also of a single one."""
+    return [sources] if isinstance(sources, str | Path) else list(sources)
 
 
 def check_episode(episode: Episode, where: str) -> None:

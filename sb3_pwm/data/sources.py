@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
+from sb3_pwm.common.plain_tensors import load_plain_tensors
 from sb3_pwm.data.dataset import Episode, SourceEpisode
 from sb3_pwm.data.minari_files import default_folder, find_datasets, iterate_episodes, open_dataset
 
@@ -127,12 +128,7 @@ def _without_padding(values: NDArray[np.float32], size: int) -> NDArray[np.float
 
 def _read_tdmpc2(path: Path) -> dict[str, th.Tensor]:
     """:return: ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, ``task (E, T)`` or ``(E,)``."""
-    try:
-        with th.serialization.safe_globals(_TENSORDICT):
-            content: Any = th.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, ... by where the file is odd
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged, or holds more than plain tensors, and was not read: {reason}") from error
+    content = load_plain_tensors(path, _TENSORDICT)
     if isinstance(content, _PlainTensorDict):
         content = content.content
     wanted = ("obs", "action", "reward", "task")
@@ -158,7 +154,7 @@ def read_replay_buffer(path: str | Path) -> ReplayBuffer:
     :raises ValueError: If it is damaged, or no replay buffer that has all observations of its episodes.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no replay buffer {path}.")
+        raise FileNotFoundError(f"There is no replay buffer {path}: rl-zoo3 writes one with --save-replay-buffer.")
     try:
         buffer = load_from_pkl(path)
     except Exception as error:  # whatever unpickling stumbles over
@@ -210,14 +206,16 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
             first = last + 1
 
 
-def replay_buffer_episodes(buffer: ReplayBuffer | str | Path, task: str) -> Iterator[SourceEpisode]:
+def replay_buffer_episodes(
+    buffer: ReplayBuffer | str | Path, task: str, where: str = "the replay buffer"
+) -> Iterator[SourceEpisode]:
     """
     :param buffer: A replay buffer, or the file of one, see :func:`read_replay_buffer`.
     :param task: The task's name.
+    :param where: Where a buffer comes from, for messages.
     :return: Its whole episodes.
     :raises ValueError: If it has none.
     """
-    where = "the replay buffer"
     if isinstance(buffer, str | Path):
         where = str(buffer)
         buffer = read_replay_buffer(buffer)

@@ -114,7 +114,7 @@ class StorageWriter:
             self.files[task][name].write(value.tobytes())
 
     def finish(self) -> list[TaskData]:
-        """:return: Nothing: open the folder."""
+        """:return: All tasks, memory-mapped."""
         for files in self.files.values():
             for file in files.values():
                 file.close()
@@ -126,7 +126,7 @@ class StorageWriter:
             index.append({"name": table.name, "rows": int((lengths + 1).sum()), **dimensions})
         with replacing(self.folder / INDEX) as file:
             file.write(json.dumps({"format": FORMAT, "tasks": index}).encode())
-        return []
+        return open_storage(self.folder)
 
 
 def _file(folder: Path, number: int, name: str) -> Path:

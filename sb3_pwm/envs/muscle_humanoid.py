@@ -28,9 +28,6 @@ _MUSCLE_COLOUR = (0.75, 0.15, 0.15, 1.0)
 _MUSCLE_WIDTH = 0.006  # metres, as drawn
 _VELOCITY_SENSOR = "torso_subtreelinvel"
 _BONE_HALF_LENGTH = 0.05  # metres, of a cylinder as drawn; muscles take it to be endless
-# Control steps of a dm_control humanoid episode, of `humanoid._CONTROL_TIMESTEP` seconds each.
-_EPISODE_SECONDS = 25.0
-_CONTROL_TIMESTEP = 0.025
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +250,6 @@ def load(task: str, random: Any = None) -> control.Environment:
     return control.Environment(
         physics,
         MuscleHumanoid(SPEEDS[task], random),
-        time_limit=_EPISODE_SECONDS,
-        control_timestep=_CONTROL_TIMESTEP,
+        time_limit=humanoid._DEFAULT_TIME_LIMIT,
+        control_timestep=humanoid._CONTROL_TIMESTEP,
     )

@@ -19,6 +19,24 @@ class WorldModelLoss(NamedTuple):
     termination: th.Tensor
 
 
+def open_loop(
+    world_model: WorldModel, batch: SequenceBatch, step: Callable[..., th.Tensor] = WorldModel.next
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param world_model: The model.
+    :param batch: The sequences.
+    :param step: :meth:`WorldModel.next`, or a compiled form of it.
+    :return: Latents ``(H + 1, B, Z)``, the first one encoded and the others predicted along the actions that were
+        taken; and their targets, the encodings of the true next observations without gradient, ``(H, B, Z)``.
+    """
+    with th.no_grad():
+        targets = world_model.encode(batch.observations[1:], batch.task)
+    latents = [world_model.encode(batch.observations[0], batch.task)]
+    for actions in batch.actions:
+        latents.append(step(world_model, latents[-1], actions, batch.task))
+    return th.stack(latents), targets
+
+
 def prediction_errors(
     world_model: WorldModel, latents: th.Tensor, targets: th.Tensor, batch: SequenceBatch, termination: bool = True
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -71,12 +89,8 @@ def world_model_loss(
     :param errors: :func:`prediction_errors`, or a compiled form of it.
     :return: The loss and its parts, each a weighted sum over the steps divided by H, averaged over the batch.
     """
-    with th.no_grad():
-        targets = world_model.encode(batch.observations[1:], batch.task)  # (H, B, Z)
-    latents = [world_model.encode(batch.observations[0], batch.task)]
-    for actions in batch.actions:
-        latents.append(step(world_model, latents[-1], actions, batch.task))
-    step_errors = errors(world_model, th.stack(latents), targets, batch, termination)
+    latents, targets = open_loop(world_model, batch, step)
+    step_errors = errors(world_model, latents, targets, batch, termination)
 
     horizon, batch_size = batch.mask.shape
     weights = batch.mask * rho ** th.arange(horizon, device=batch.mask.device, dtype=batch.mask.dtype).unsqueeze(-1)

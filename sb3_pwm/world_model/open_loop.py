@@ -10,7 +10,7 @@ import torch as th
 from sb3_pwm.common.files import replacing
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.world_model.losses import world_model_loss
+from sb3_pwm.world_model.losses import open_loop, world_model_loss
 from sb3_pwm.world_model.model import WorldModel
 
 
@@ -29,11 +29,7 @@ def open_loop_errors(
         loss.
     """
     loss = world_model_loss(world_model, batch, rho).total
-    latents = [world_model.encode(batch.observations[0], batch.task)]
-    for actions in batch.actions:
-        latents.append(world_model.next(latents[-1], actions, batch.task))
-    predicted = th.stack(latents)
-    targets = world_model.encode(batch.observations[1:], batch.task)
+    predicted, targets = open_loop(world_model, batch)
     rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
     counts = batch.mask.sum(1).clamp(min=1.0)
     latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
+from sb3_pwm.common.plain_tensors import load_plain_tensors
+
 if TYPE_CHECKING:
     from sb3_pwm.world_model.model import WorldModel
 
@@ -52,12 +54,7 @@ def _read_tensors(path: Path) -> dict[str, th.Tensor]:
     """:return: The state dict in the file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no world model file {path}.")
-    try:
-        # The unpickler of weights_only knows tensors and containers, and calls nothing else.
-        content: Any = th.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, ... by where the file is odd
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged, or holds more than plain tensors, and was not read: {reason}") from error
+    content = load_plain_tensors(path)
     for name in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
