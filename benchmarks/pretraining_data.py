@@ -47,9 +47,10 @@ META_WORLD = (
     *("mw-reach", "mw-push", "mw-button-press", "mw-button-press-topdown", "mw-coffee-button", "mw-door-open"),
     *("mw-drawer-close", "mw-drawer-open", "mw-faucet-open", "mw-handle-press", "mw-plate-slide", "mw-window-open"),
 )
-# Agent steps of each data set: 40 episodes of DMControl, 100 of Meta-World.
-DM_CONTROL_DATA_STEPS = 20_000
-META_WORLD_DATA_STEPS = 10_000
+N_STAGES = 5
+# Agent steps of each data set: 200 episodes of DMControl, 300 of Meta-World.
+DM_CONTROL_DATA_STEPS = 100_000
+META_WORLD_DATA_STEPS = 30_000
 META_WORLD_MIXTURE = (
     Behaviour("expert", noise=0.3, weight=2.0),
     Behaviour("expert"),
@@ -58,11 +59,24 @@ META_WORLD_MIXTURE = (
 )
 
 
-def dm_control_mixture(runs: Path) -> tuple[Behaviour, ...]:
-    """:param runs: Folder of the runs. :return: Half of it what was seen while learning, half what was learned."""
-    run = str(runs / "pwm" / "{env}_1")
-    best = f"{run}/best_model.zip"
-    return Behaviour("replay", run, weight=2.0), Behaviour("policy", best), Behaviour("policy", best, noise=0.3)
+def dm_control_mixture(run: Path) -> tuple[Behaviour, ...]:
+    """
+    :param run: Folder of a task's run.
+    :return: What it saw while it learned, what its policy did at each stage with some noise, and what the best one does
+        with none, some and much: from random to as good as it became, and much of what lies around that.
+    """
+    # By task only through the names of files, so that tasks of the same number of steps are collected side by side
+    folder = run.parent / "{env}_1"
+    stages = sorted(run.glob("rl_model_*_steps.zip"), key=lambda path: int(path.stem.split("_")[2]))[:-1]
+    best = str(folder / "best_model.zip")
+    return (
+        Behaviour("replay", str(folder), weight=2.0),
+        *(Behaviour("policy", str(folder / path.name), noise=0.3) for path in stages),
+        Behaviour("policy", best, weight=2.0),
+        Behaviour("policy", best, noise=0.2, weight=2.0),
+        Behaviour("policy", best, noise=0.5),
+        Behaviour("random", weight=0.5),
+    )
 
 
 def n_steps(task: str) -> int:
@@ -87,7 +101,8 @@ def train(task: str, steps: int, out: Path, seed: int) -> None:
     shutil.rmtree(run, ignore_errors=True)  # a run that was killed
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "pwm", "--env", name, "-n", str(steps)]
     command += ["--seed", str(seed), "-f", str(out), "--save-replay-buffer", "--num-threads", "1", "--verbose", "0"]
-    command += ["--eval-freq", str(steps // 5), "--eval-episodes", "5"]
+    # Evaluated and kept five times: the data are of policies of all stages of learning.
+    command += ["--eval-freq", str(steps // N_STAGES), "--eval-episodes", "5", "--save-freq", str(steps // N_STAGES)]
     # All of the run; one more, or the first episode counts as one whose beginning has been overwritten.
     command += ["-params", f"buffer_size:{steps + 1}"]
     out.mkdir(parents=True, exist_ok=True)
@@ -131,8 +146,11 @@ def collect_all(tasks: Sequence[str], out: Path, processes: int, seed: int) -> N
     of_meta_world = [task for task in missing if task.startswith("mw-")]
     of_dm_control = [task for task in missing if not task.startswith("mw-")]
     collect_here = functools.partial(collect, out=out / "data", processes=processes, seed=seed, namespace=NAMESPACE)
-    if of_dm_control:
-        collect_here(of_dm_control, DM_CONTROL_DATA_STEPS, behaviours=dm_control_mixture(out / "runs"))
+    by_mixture: dict[tuple[Behaviour, ...], list[str]] = {}
+    for task in of_dm_control:
+        by_mixture.setdefault(dm_control_mixture(out / "runs" / "pwm" / f"{env_id(task)}_1"), []).append(task)
+    for mixture, alike in by_mixture.items():
+        collect_here(alike, DM_CONTROL_DATA_STEPS, behaviours=mixture)
     if of_meta_world:
         collect_here(of_meta_world, META_WORLD_DATA_STEPS, behaviours=META_WORLD_MIXTURE)
 

@@ -136,7 +136,8 @@ def test_select(two_tasks):
 def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
     two_tasks.save(tmp_path / "data")
     opened = OfflineDataset.open(tmp_path / "data")
-    assert isinstance(opened.data[0].observations, np.memmap)
+    assert not opened.data[0].observations.flags.owndata  # the file's pages
+    assert not opened.data[0].observations.flags.writeable
     for here, there in zip(two_tasks.data, opened.data, strict=True):
         for number in range(len(here.lengths)):
             for one, other in zip(here.episode(number), there.episode(number), strict=True):

@@ -20,7 +20,7 @@ def script(monkeypatch):
     spec = importlib.util.spec_from_file_location("pretraining_data", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "DM_CONTROL_DATA_STEPS", 2_000)
+    monkeypatch.setattr(module, "DM_CONTROL_DATA_STEPS", 6_000)
     monkeypatch.setattr(module, "META_WORLD_DATA_STEPS", 300)
     return module
 
@@ -41,13 +41,15 @@ def test_trains_collects_and_reports(script, tmp_path, monkeypatch, capsys):
     tasks = ("--tasks", "pendulum-spin", "mw-reach")
     run(script, monkeypatch, "collect", "--out", tmp_path, "--processes", 1, *tasks)
     dataset = open_dataset(tmp_path / "data" / "mt80" / "pendulum-spin-v0")
-    assert dataset.total_steps == 2_000
+    assert dataset.total_steps == 6_000
     behaviours = dataset.storage.metadata["behaviours"]
-    for part in ("replay:", "best_model.zip (1 episodes)", "best_model.zip:0.3 (1 episodes)"):
+    stages = [f"rl_model_{steps}_steps.zip:0.3 (1 episodes)" for steps in (220, 440, 660, 880)]
+    for part in ("replay:", *stages, "best_model.zip (2 episodes)", "best_model.zip:0.5", "random (1 episodes)"):
         assert part in behaviours
+    assert "rl_model_1100_steps" not in behaviours  # the end of the run is no stage on the way
     report = (tmp_path / "report.md").read_text()
     best = np.load(folder / "evaluations.npz")["results"].mean(axis=1).max()
-    assert f"| pendulum-spin | 1,100 | {best:.0f} | 4 |" in report
+    assert f"| pendulum-spin | 1,100 | {best:.0f} | 12 |" in report
     assert "| mw-reach | - | - | 3 |" in report
     assert "2 data sets, 2,300 agent steps" in report
     assert report in capsys.readouterr().out

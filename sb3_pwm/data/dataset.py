@@ -105,6 +105,7 @@ class OfflineDataset:
             if not len(task.lengths):
                 raise ValueError(f"The data set has no episode of {task.name}.")
         self.data = tuple(data)
+        self._ends: dict[int, list[NDArray[np.int64]]] = {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -196,9 +197,8 @@ class OfflineDataset:
             raise ValueError(f"batch_size and horizon must be positive, got {batch_size} and {horizon}.")
         if balance not in BALANCES:
             raise ValueError(f"balance must be one of {BALANCES}, got {balance!r}.")
-        # How many sequences start in each episode
-        starts = [np.maximum(task.lengths - horizon + 1, 1) for task in self.data]
-        weights = np.array([s.sum() if balance == "size" else 1.0 for s in starts], np.float64)
+        ends = self._sequence_ends(horizon)
+        weights = np.array([end[-1] if balance == "size" else 1.0 for end in ends], np.float64)
         chosen = np.sort(rng.choice(len(self.data), size=batch_size, p=weights / weights.sum()))
 
         def empty(*shape: int) -> th.Tensor:
@@ -216,23 +216,28 @@ class OfflineDataset:
         for number in np.unique(chosen):
             first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
             columns = slice(first, last + 1)  # sorted above, so they are neighbours
-            self._gather(self.data[number], starts[number], horizon, rng, [a[:, columns] for a in arrays])
+            self._gather(self.data[number], ends[number], horizon, rng, [a[:, columns] for a in arrays])
         return batch
+
+    def _sequence_ends(self, horizon: int) -> list[NDArray[np.int64]]:
+        """:return: For each task how many sequences start in its first 1, 2, ... episodes, ``(E,)``."""
+        if horizon not in self._ends:  # of millions of episodes, counting them would take longer than an update
+            self._ends[horizon] = [np.cumsum(np.maximum(task.lengths - horizon + 1, 1)) for task in self.data]
+        return self._ends[horizon]
 
     @staticmethod
     def _gather(
         task: TaskData,
-        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
         horizon: int,
         rng: np.random.Generator,
         out: list[NDArray[np.float32]],
     ) -> None:
         """Fill a task's columns of a batch: observations, actions, rewards, terminations, mask."""
         observations, actions, rewards, terminations, mask = out
-        ends = np.cumsum(starts)
         position = rng.integers(0, ends[-1], size=rewards.shape[1])
         episodes = np.searchsorted(ends, position, side="right")
-        offsets = position - (ends[episodes] - starts[episodes])  # (B,) first step within the episode
+        offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,) first step within the episode
         steps = offsets + np.arange(horizon + 1)[:, None]  # (H + 1, B)
         lengths = task.lengths[episodes]
         rows = task.first[episodes] + np.minimum(steps, lengths)  # after the end: the last observation again
@@ -241,6 +246,13 @@ class OfflineDataset:
         rewards[:] = task.rewards[rows[:-1]]
         mask[:] = steps[:-1] < lengths
         terminations[:] = (steps[:-1] == lengths - 1) & task.terminated[episodes]
+
+    def in_memory(self) -> OfflineDataset:
+        """:return: A copy that lies in memory, where a memory-mapped one is to be sampled without reading files."""
+        names = ("observations", "actions", "rewards")
+        return OfflineDataset(
+            [dataclasses.replace(task, **{name: np.array(getattr(task, name)) for name in names}) for task in self.data]
+        )
 
     # --- Where it comes from ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 from typing import IO, Any
 
@@ -176,4 +177,10 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if not path.is_file() or path.stat().st_size != expected:
         size = path.stat().st_size if path.is_file() else 0
         raise ValueError(f"{path} is missing or cut short: it has {size} of {expected} bytes.")
-    return np.memmap(path, np.float32, mode="r", shape=shape)
+    if expected == 0:
+        return np.zeros(shape, np.float32)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):  # sequences are drawn from anywhere: reading on beyond one is wasted
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, np.float32).reshape(shape)
