@@ -48,9 +48,9 @@ META_WORLD = (
     *("mw-drawer-close", "mw-drawer-open", "mw-faucet-open", "mw-handle-press", "mw-plate-slide", "mw-window-open"),
 )
 N_STAGES = 5
-# Agent steps of each data set: 200 episodes of DMControl, 300 of Meta-World.
-DM_CONTROL_DATA_STEPS = 100_000
-META_WORLD_DATA_STEPS = 30_000
+# Agent steps of each data set: 600 episodes of DMControl, 600 of Meta-World.
+DM_CONTROL_DATA_STEPS = 300_000
+META_WORLD_DATA_STEPS = 60_000
 META_WORLD_MIXTURE = (
     Behaviour("expert", noise=0.3, weight=2.0),
     Behaviour("expert"),

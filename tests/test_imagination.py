@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.pwm.imagination import (
+    advantage_weights,
     critic_loss,
     discount_weights,
     imagine,
@@ -68,6 +69,23 @@ def test_critic_loss_by_hand():
     values = th.tensor([[1.0, 2.0], [0.0, 0.0]])  # two members, two states
     loss = critic_loss(values, th.tensor([2.0, 4.0]), th.tensor([1.0, 0.5]))
     assert loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 2 + (4.0 + 0.5 * 16.0) / 2)
+
+
+def test_advantage_weights_by_hand():
+    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
+    mask = th.tensor([1.0, 1.0, 1.0, 0.0])
+    # Mean 2 and standard deviation sqrt(2/3) of the three that count
+    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
+    expected = [*(3 * value / sum(raw) for value in raw), 0.0]
+    assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
+    assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # Units do not matter, and a maximum bounds what one step counts
+    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
+    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
+    # All alike, or none that counts: finite
+    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_squashed_action_density_matches_torch_distributions():

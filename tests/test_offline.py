@@ -199,6 +199,27 @@ def test_behaviour_coef_draws_the_policy_to_the_data(world_model):
     assert model.logger.name_to_value["train/behaviour_distance"] < 0.05
 
 
+def test_behaviour_temperature_prefers_what_turned_out_well(world_model):
+    """Two behaviours in the same states, one rewarded: cold, the policy takes after that one, hot, after both."""
+    parts = []
+    for part in episodes("pendulum-v1", "Pendulum-v1", 4):
+        for action, reward in ((0.6, 1.0), (-0.6, 0.0)):
+            actions, rewards = np.full_like(part.episode.actions, action), np.full_like(part.episode.rewards, reward)
+            parts.append(part._replace(episode=part.episode._replace(actions=actions, rewards=rewards)))
+    data = OfflineDataset.from_episodes(parts)
+    states = np.concatenate([part.episode.observations for part in parts])
+    means = []
+    for temperature in (0.3, np.inf):
+        model = make(
+            "Pendulum-v1", world_model, data, behaviour_coef=10.0, behaviour_temperature=temperature, gamma=0.5,
+            learning_rate=3e-3,
+        )  # fmt: skip
+        model.learn(200)
+        means.append(model.predict(states, deterministic=True)[0].mean() / 2.0)
+    assert means[0] > 0.4
+    assert abs(means[1]) < 0.2
+
+
 # --- Persistence ----------------------------------------------------------------------------------------------------
 
 
@@ -268,3 +289,5 @@ def test_missing_data_and_normalised_observations(world_model, tmp_path):
         make("Pendulum-v1", tmp_path / "no.safetensors", None)
     with pytest.raises(ValueError, match="behaviour_coef must be a float of at least 0"):
         make("Pendulum-v1", world_model, None, behaviour_coef=-1.0)
+    with pytest.raises(ValueError, match=r"behaviour_temperature must be positive, got 0\.0"):
+        make("Pendulum-v1", world_model, None, behaviour_temperature=0.0)

@@ -26,6 +26,21 @@ class LatentRollout(NamedTuple):
     """``(H, B)`` log-density of the action under the policy"""
 
 
+class ReplayedStates(NamedTuple):
+    """M real steps, and what really followed them."""
+
+    latents: th.Tensor
+    """``(M, Z)``"""
+    actions: th.Tensor
+    """``(M, A)`` in [-1, 1]"""
+    targets: th.Tensor
+    """``(M,)`` TD(lambda) targets"""
+    values: th.Tensor
+    """``(M,)`` of the states"""
+    mask: th.Tensor
+    """``(M,)`` whether the step is one, or padding after an episode's end"""
+
+
 Policy = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 """Latents ``(B, Z)`` to mean and log standard deviation ``(B, A)`` of the action before its tanh."""
 
@@ -201,6 +216,26 @@ def td_lambda_returns(
         target = rewards[t] + gamma * continues[t] * bootstrap
         targets.append(target)
     return th.stack(targets[::-1])
+
+
+def advantage_weights(
+    advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0
+) -> th.Tensor:
+    """
+    How much each step's action is to be imitated: ``exp(A / (temperature std(A)))`` (advantage-weighted regression,
+    arXiv 1910.00177), by the advantages' own spread, so that the rewards' scale does not matter.
+
+    :param advantages: ``(M,)``.
+    :param mask: ``(M,)``, zero for steps that do not count.
+    :param temperature: Small: only what turned out best; infinite: everything alike.
+    :param maximum: Of a weight, before they are scaled.
+    :return: ``(M,)``, of mean one over all M where none is masked; zero where ``mask`` is.
+    """
+    count = mask.sum().clamp(min=1.0)
+    mean = (advantages * mask).sum() / count
+    std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
+    weights = ((advantages - mean) / (temperature * std)).exp().clamp(max=maximum) * mask
+    return weights * (count / weights.sum().clamp(min=1e-6))
 
 
 def critic_loss(values: th.Tensor, targets: th.Tensor, weights: th.Tensor) -> th.Tensor:

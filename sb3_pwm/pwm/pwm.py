@@ -41,6 +41,8 @@ from sb3_pwm.data.buffers import SequenceReplayBuffer
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.pwm.imagination import (
     LatentRollout,
+    ReplayedStates,
+    advantage_weights,
     checkpointed_step,
     critic_loss,
     discount_weights,
@@ -108,7 +110,8 @@ class PWM(OffPolicyAlgorithm):
     :param critic_minibatches: Number of parts into which a pass cuts the states.
     :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences, relative to the
         imagined ones; 0: imagination only, as in the paper. Replayed targets follow older policies, and know how
-        episodes really end: use them (1.0) where the imagined return runs away from the real one.
+        episodes really end: use them (1.0) where the imagined return runs away from the real one. ``"auto"``: 1 with
+        ``offline``, else 0.
     :param replay_critic_horizon: Number of steps of those sequences; there are as many of them as give the critics the
         number of states that the imagined rollouts give.
     :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model. ``"auto"``: 0 with
@@ -120,8 +123,11 @@ class PWM(OffPolicyAlgorithm):
     :param task: Name of the task, where the world model or the data has several; None: the one that is named like the
         environment's id.
     :param offline: Whether :meth:`learn` steps no environment, see above.
-    :param behaviour_coef: Weight of the squared distance between the policy's mean action and the data's in the states
-        where rollouts start; keeps the policy near narrow data. 0, the paper's: none.
+    :param behaviour_coef: With ``offline``, weight of the squared distance between the policy's mean action and the
+        data's, which keeps it from where the world model knows nothing. 0, the paper's: none, for data that holds
+        about everything.
+    :param behaviour_temperature: Which of the data's actions count in it: small, those that turned out better than the
+        critics expected (:func:`~sb3_pwm.pwm.imagination.advantage_weights`); ``float("inf")``: all alike.
     :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.03"`` (initial value): learned as in SAC.
     :param target_entropy: Target of the learned coefficient, in nats; ``"auto"``: -0.25 per action dimension, which
         the floor of the standard deviation leaves within reach of actions that are not saturated (SAC's -1 does not).
@@ -177,14 +183,15 @@ class PWM(OffPolicyAlgorithm):
         gradient_steps: int = 1,
         critic_epochs: int = 1,
         critic_minibatches: int = 1,
-        replay_critic_coef: float = 0.0,
+        replay_critic_coef: float | str = "auto",
         replay_critic_horizon: int = 16,
         world_model_steps: int | str = "auto",
         world_model: WorldModel | str | Path | None = None,
         dataset: OfflineDataset | str | Path | Sequence[str | Path] | None = None,
         task: str | None = None,
         offline: bool = False,
-        behaviour_coef: float = 0.0,
+        behaviour_coef: float = 1.0,
+        behaviour_temperature: float = 0.5,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
@@ -242,6 +249,7 @@ class PWM(OffPolicyAlgorithm):
         self.task = task
         self.offline = offline
         self.behaviour_coef = behaviour_coef
+        self.behaviour_temperature = behaviour_temperature
         # Until the networks and the replay buffer are made; a saved model keeps neither
         self._given_world_model = world_model
         self._given_dataset = dataset
@@ -312,7 +320,8 @@ class PWM(OffPolicyAlgorithm):
                 )
             if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
                 raise ValueError(
-                    "The world model was trained on observations as they are: leave VecNormalize's norm_obs out."
+                    "The world model was trained on observations as they are: leave VecNormalize's norm_obs out "
+                    "(with rl-zoo3: -params normalize:False)."
                 )
             self.policy_kwargs["world_model_config"] = dataclasses.asdict(world_model.config)
             if world_model.config.tasks:
@@ -364,6 +373,17 @@ class PWM(OffPolicyAlgorithm):
             return 0 if self.pretrained and self.offline else 1
         return int(self.world_model_steps)
 
+    @property
+    def _replay_critic_coef(self) -> float:
+        if self.replay_critic_coef == "auto":
+            return 1.0 if self.offline else 0.0
+        return self.replay_critic_coef  # type: ignore[return-value]
+
+    @property
+    def _replays(self) -> bool:
+        """Whether an update needs replayed sequences beside those that rollouts start from."""
+        return self._replay_critic_coef > 0.0 or (self.offline and self.behaviour_coef > 0.0)
+
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
         at_least = dict(
@@ -383,16 +403,19 @@ class PWM(OffPolicyAlgorithm):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
-        if not (np.isfinite(self.replay_critic_coef) and self.replay_critic_coef >= 0.0):
-            raise ValueError(f"replay_critic_coef must be a float of at least 0, got {self.replay_critic_coef!r}.")
+        coef = self._replay_critic_coef
+        if not (np.isfinite(coef) and coef >= 0.0):
+            raise ValueError(f'replay_critic_coef must be "auto" or a float of at least 0, got {coef!r}.')
         if not (np.isfinite(self.behaviour_coef) and self.behaviour_coef >= 0.0):
             raise ValueError(f"behaviour_coef must be a float of at least 0, got {self.behaviour_coef!r}.")
+        if not self.behaviour_temperature > 0.0:
+            raise ValueError(f"behaviour_temperature must be positive, got {self.behaviour_temperature!r}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
         if self.compile not in (True, False, "auto"):
             raise ValueError(f'compile must be True, False or "auto", got {self.compile!r}.')
         per_env = max(self.buffer_size // self.n_envs, 1)
-        for name in ("horizon", "replay_critic_horizon") if self.replay_critic_coef > 0.0 else ("horizon",):
+        for name in ("horizon", "replay_critic_horizon") if self._replays else ("horizon",):
             steps = getattr(self, name)
             if steps > per_env:
                 raise ValueError(
@@ -525,6 +548,8 @@ class PWM(OffPolicyAlgorithm):
 
     def _update_actor_and_critics(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy, gamma = self.policy, self.gamma
+        if self._replays:
+            replayed = self._replay(batch.mask.numel())
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
@@ -545,8 +570,8 @@ class PWM(OffPolicyAlgorithm):
             policy.return_scale.update(returns.detach().std(correction=0))
             ent_coef = self._update_ent_coef(log_prob.detach())
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
-            if self.behaviour_coef > 0.0:
-                distance = ((th.tanh(policy.actor(start)[0]) - batch.actions[0]) ** 2).sum(-1).mean()
+            if self.offline and self.behaviour_coef > 0.0:
+                distance = self._behaviour_distance(replayed)
                 actor_loss = actor_loss + self.behaviour_coef * distance
                 metrics["behaviour_distance"].append(distance.detach())
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
@@ -558,12 +583,11 @@ class PWM(OffPolicyAlgorithm):
             targets = td_lambda_returns(rewards, rollout.continues, next_values, gamma, self.td_lambda)
         states = rollout.latents[:-1].detach().flatten(0, 1)  # (H B, Z)
         targets, weights = targets.flatten(), weights.flatten()
-        if self.replay_critic_coef > 0.0:
-            replayed = self._replayed_states_and_targets(len(states))
+        if self._replay_critic_coef > 0.0:
             # The loss is a mean over all states; imagined ones are to count as much as without the replayed ones.
-            share = 1.0 + len(replayed[0]) / len(states)
-            states, targets = th.cat([states, replayed[0]]), th.cat([targets, replayed[1]])
-            weights = share * th.cat([weights, self.replay_critic_coef * replayed[2]])
+            share = 1.0 + len(replayed.latents) / len(states)
+            states, targets = th.cat([states, replayed.latents]), th.cat([targets, replayed.targets])
+            weights = share * th.cat([weights, self._replay_critic_coef * replayed.mask])
         for _ in range(self.critic_epochs):
             order = th.randperm(len(states), device=self.device)
             for part in order.chunk(self.critic_minibatches):
@@ -583,19 +607,27 @@ class PWM(OffPolicyAlgorithm):
         metrics["ent_coef"].append(ent_coef)
 
     @th.no_grad()
-    def _replayed_states_and_targets(self, n_states: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Latents ``(M, Z)`` of about that many replayed steps, their TD(lambda) targets and masks, ``(M,)`` each."""
+    def _replay(self, n_states: int) -> ReplayedStates:
+        """Replayed steps, about that many, with TD(lambda) targets of what really followed."""
         policy = self.policy
         batch = self._sample(max(n_states // self.replay_critic_horizon, 1), self.replay_critic_horizon)
         with self._autocast():
             latents = policy.world_model.encode(batch.observations, batch.task)
-            next_values = self._critic_target(latents[1:]).amin(0)
+            values = self._critic_target(latents).amin(0)
         rewards = batch.rewards / policy.reward_scale.value
         # No target reaches beyond its episode: a truncated one bootstraps from its last observation.
         same_episode = th.cat([batch.mask[1:], th.ones_like(batch.mask[:1])])
         lambdas = self.td_lambda * same_episode
-        targets = td_lambda_returns(rewards, 1.0 - batch.terminations, next_values, self.gamma, lambdas)
-        return latents[:-1].flatten(0, 1), targets.flatten(), batch.mask.flatten()
+        targets = td_lambda_returns(rewards, 1.0 - batch.terminations, values[1:], self.gamma, lambdas)
+        steps = latents[:-1], batch.actions, targets, values[:-1], batch.mask
+        return ReplayedStates(*(part.flatten(0, 1) for part in steps))
+
+    def _behaviour_distance(self, replayed: ReplayedStates) -> th.Tensor:
+        """Squared distance of the policy's mean action from the data's, those first that turned out well."""
+        with self._autocast():
+            mean, _ = self.policy.actor(replayed.latents)
+        weights = advantage_weights(replayed.targets - replayed.values, replayed.mask, self.behaviour_temperature)
+        return (weights * ((th.tanh(mean) - replayed.actions) ** 2).sum(-1)).mean()
 
     def _update_ent_coef(self, log_prob: th.Tensor) -> th.Tensor:
         """One step of the entropy coefficient towards the target entropy (arXiv 1812.05905, section 5), if learned."""
@@ -689,7 +721,8 @@ class PWM(OffPolicyAlgorithm):
         :return: The model.
         :raises ValueError: If it is to learn offline and has no data.
         """
-        if self.offline and (self.replay_buffer is None or self.replay_buffer.size() < self.horizon):
+        longest = max(self.horizon, self.replay_critic_horizon if self._replays else 0)
+        if self.offline and (self.replay_buffer is None or self.replay_buffer.size() < longest):
             raise ValueError(
                 "offline=True needs data: give dataset=, or call load_replay_buffer() or add_dataset() first; or set "
                 "offline to False to learn in the environment."

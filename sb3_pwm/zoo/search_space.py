@@ -67,6 +67,9 @@ def sample_pwm_params(
         "critic_epochs": trial.suggest_int("critic_epochs", 1, 4),
         "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
         "replay_critic_coef": trial.suggest_categorical("replay_critic_coef", [0.0, 0.3, 1.0]),
+        # These two count offline only.
+        "behaviour_coef": trial.suggest_float("behaviour_coef", 0.1, 10.0, log=True),
+        "behaviour_temperature": trial.suggest_float("behaviour_temperature", 0.2, 2.0, log=True),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
         "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.03", 0.0, 1e-3, 1e-2, 3e-2, 1e-1]),

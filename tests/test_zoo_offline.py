@@ -1,0 +1,93 @@
+"""Extraction from a pretrained world model through stock rl-zoo3: train, enjoy, tune."""
+
+import gymnasium
+import numpy as np
+import optuna
+import pytest
+import torch as th
+import yaml
+from test_zoo import run, train
+
+from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
+from sb3_pwm.data.dataset import Episode, SourceEpisode
+
+TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
+
+
+def random_episodes(env_id, n_episodes, n_steps=60):
+    env = gymnasium.make(env_id)
+    env.action_space.seed(0)
+    for number in range(n_episodes):
+        observations, actions, rewards = [env.reset(seed=number)[0]], [], []
+        for _ in range(n_steps):
+            actions.append(env.action_space.sample())
+            observation, reward, *_ = env.step(actions[-1])
+            observations.append(observation)
+            rewards.append(reward)
+        arrays = (np.array(part, np.float32) for part in (observations, actions, rewards))
+        yield SourceEpisode(env_id.lower(), Episode(*arrays, False), f"episode {number}")
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    """A folder with a world model, data, and what ``rl_zoo3.train -conf`` made of them; and its output."""
+    folder = tmp_path_factory.mktemp("offline")
+    dataset = OfflineDataset.from_episodes([*random_episodes(TASK, 5), *random_episodes("Walker-walk", 3)])
+    dataset.save(folder / "data")
+    th.manual_seed(0)
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)
+    dimensions = dict(observation_dim=dataset.observation_dim, action_dim=dataset.action_dim)
+    WorldModel(WorldModelConfig(tasks=dataset.tasks, **dimensions, **sizes)).save(folder / "wm.safetensors")
+    entry = dict(policy="MlpPolicy", n_timesteps=60, world_model="wm.safetensors", dataset="data", offline=True)
+    entry |= dict(batch_size=8, policy_kwargs="dict(net_arch=dict(pi=[16], vf=[16]))")
+    (folder / "offline.yml").write_text(yaml.safe_dump({TASK: entry}))
+    arguments = ["--env", TASK, "-conf", "offline.yml", "--eval-freq", "20", "--eval-episodes", "1"]
+    return folder, run(train(*arguments), folder)
+
+
+def test_train_from_a_configuration_file(extracted):
+    folder, output = extracted
+    assert "Eval num_timesteps=40" in output
+    results = folder / "logs/pwm" / f"{TASK}_1"
+    assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [20, 40, 60]
+    model = PWM.load(results / f"{TASK}.zip", device="cpu")
+    assert model.policy.task == "cheetah-run"
+    assert model._n_updates == 60
+    # No environment was stepped but for evaluation.
+    assert len((results / "0.monitor.csv").read_text().splitlines()) == 2
+
+
+def test_enjoy_needs_neither_world_model_nor_data(extracted):
+    folder, _ = extracted
+    hidden = [(folder / name, folder / f"{name}.hidden") for name in ("wm.safetensors", "data")]
+    for path, away in hidden:
+        path.rename(away)
+    try:
+        arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "510", "--load-best"]
+        assert "Mean reward: " in run(["-m", "rl_zoo3.enjoy", *arguments], folder)
+    finally:
+        for path, away in hidden:
+            away.rename(path)
+
+
+def test_optimize(extracted):
+    folder, _ = extracted
+    study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
+    arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
+    run(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
+    trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+    assert {"behaviour_coef", "behaviour_temperature", "horizon"} <= set(trials[0].params)
+    assert all(np.isfinite(trial.value) for trial in trials)
+
+
+def test_parameters_on_the_command_line(extracted):
+    """The packaged pwm.yml, whose entry for this task normalises observations."""
+    folder, _ = extracted
+    offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
+    arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
+    output = run(train(*arguments), folder, succeeds=False)
+    assert "leave VecNormalize's norm_obs out (with rl-zoo3: -params normalize:False)" in output
+    output = run(train(*arguments, "normalize:False"), folder)
+    assert "policy_kwargs' latent_dim, world_model_kwargs are not used" in output
+    assert (folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip").is_file()
