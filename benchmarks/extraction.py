@@ -4,10 +4,13 @@ Extract a policy for each of several tasks from one pretrained world model, and 
 ::
 
     python benchmarks/extraction.py run --world-model wm.safetensors --dataset data/mt80 \
-        --tasks walker-walk cheetah-run mw-reach --seeds 0 1 2 --updates 10000 --out extraction
+        --tasks walker-walk cheetah-run mw-reach --seeds 0 1 2 --updates 5000 --out extraction
     python benchmarks/extraction.py table --out extraction
+    python benchmarks/extraction.py plot --out extraction --tag default
 
-A run's result is one JSON file with its settings and evaluations; runs that are there are not made again.
+A run's result is one JSON file with its settings and evaluations; runs that are there are not made again. The settings are
+PWM's own, with an actor's learning rate that decays linearly; ``--settings paper`` takes the paper's. A task that the
+world model has never seen is added to it with ``--like``, and wants ``--params "{'world_model_steps': 1}"``.
 """
 
 import argparse
@@ -24,24 +27,27 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from torch import nn
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel
 from sb3_pwm.common.files import replacing
 from sb3_pwm.envs import env_id, register_envs
 
-# The paper's extraction (PWM table 3), but for the batch of 512 and the entropy bonus.
-PAPER: dict[str, Any] = dict(
-    horizon=16,
-    batch_size=256,
-    learning_rate=5e-4,
-    critic_learning_rate=5e-4,
-    critic_epochs=8,
-    critic_minibatches=4,
-    tau=1.0,
-    ent_coef=0.0,
-)
-NETWORKS = dict(net_arch=dict(pi=[400, 200, 100], vf=[400, 200]), activation_fn=nn.Mish)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # PWM table 3, but for the batch of 512 and the entropy bonus
+    "paper": dict(
+        horizon=16,
+        batch_size=256,
+        critic_learning_rate=5e-4,
+        critic_epochs=8,
+        critic_minibatches=4,
+        tau=1.0,
+        ent_coef=0.0,
+        replay_critic_coef=0.0,
+        behaviour_coef=0.0,
+    ),
+}
 
 
 class Evaluations(BaseCallback):
@@ -91,22 +97,25 @@ class Evaluations(BaseCallback):
 
 def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     """Extract a policy, unless that has been done."""
-    out = arguments.out / task / f"{arguments.tag}-seed{seed}.json"
+    tag = arguments.tag or arguments.settings
+    out = arguments.out / task / f"{tag}-seed{seed}.json"
     if out.is_file():
         return
-    parameters = {**PAPER, **ast.literal_eval(arguments.params)}
-    policy_kwargs = {**NETWORKS, **parameters.pop("policy_kwargs", {})}
+    parameters = {**SETTINGS[arguments.settings], **ast.literal_eval(arguments.params)}
     data = OfflineDataset.open_any(arguments.dataset).select([task])
     env = Monitor(gymnasium.make(env_id(task)))
+    world_model = WorldModel.load(arguments.world_model)
+    if arguments.like is not None and task not in world_model.config.tasks:
+        world_model.add_task(task, arguments.like)
     model = PWM(
         "MlpPolicy",
         env,
-        world_model=WorldModel.load(arguments.world_model),
+        learning_rate=LinearSchedule(5e-4, 0.0, 1.0),
+        world_model=world_model,
         dataset=data,
         task=task,
         offline=True,
         seed=seed,
-        policy_kwargs=policy_kwargs,
         device=arguments.device,
         **parameters,
     )
@@ -115,9 +124,9 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     returns = [data.data[0].episode(n).rewards.sum() for n in range(len(data.data[0].lengths))]
     result = {
         "task": task,
-        "tag": arguments.tag,
+        "tag": tag,
         "seed": seed,
-        "params": {name: repr(value) for name, value in {**parameters, "policy_kwargs": policy_kwargs}.items()},
+        "params": {name: repr(value) for name, value in parameters.items()},
         "world_model": Path(arguments.world_model).name,
         "threads": th.get_num_threads(),
         "data": {"mean": float(np.mean(returns)), "best": float(np.max(returns)), "episodes": len(returns)},
@@ -159,11 +168,13 @@ def main() -> None:
     runs.add_argument("--dataset", nargs="+", required=True)
     runs.add_argument("--tasks", nargs="+", required=True)
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    runs.add_argument("--updates", type=int, default=10_000)
+    runs.add_argument("--updates", type=int, default=5_000)
     runs.add_argument("--eval-every", type=int, default=1_000)
+    runs.add_argument("--settings", choices=tuple(SETTINGS), default="default")
     runs.add_argument("--episodes", type=int, default=10)
-    runs.add_argument("--params", default="{}", help="arguments in place of the paper's, such as \"{'horizon': 8}\"")
-    runs.add_argument("--tag", default="paper", help="name of these settings")
+    runs.add_argument("--params", default="{}", help="arguments in place of the settings', such as \"{'horizon': 8}\"")
+    runs.add_argument("--tag", help="name of these settings, where it is to be another")
+    runs.add_argument("--like", help="task whose embedding a task begins with that the world model has not")
     runs.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     runs.add_argument("--device", default="auto")
     tables = commands.add_parser("table", help="the results so far")

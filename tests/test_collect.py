@@ -129,6 +129,19 @@ def test_interrupted_between_two_tasks_goes_on_with_the_second(tmp_path, monkeyp
         collect(steps=500, **options)
 
 
+def test_commands_beside_each_other_leave_each_others_episodes_alone(tmp_path, monkeypatch):
+    folder = tmp_path / ".collecting" / "sb3-pwm" / "pendulum-spin"
+    collect_task(Job("pendulum-spin", 500, (Behaviour("random"),), 0, folder))  # another command's, so far
+    before = read_shards(folder)
+    collect(["cup-spin"], 500, tmp_path)
+    assert len(read_shards(folder)) == 1
+    collect(["pendulum-spin"], 1000, tmp_path)
+    dataset = load(tmp_path, "sb3-pwm/pendulum-spin-v0", monkeypatch)
+    assert dataset.total_episodes == 2
+    np.testing.assert_array_equal(dataset[0].actions, before[0]["actions"])
+    assert not (tmp_path / ".collecting").exists()
+
+
 def test_finished_data_is_not_overwritten_unless_told_to(tmp_path, monkeypatch):
     options = dict(tasks=["acrobot-swingup"], out=tmp_path)
     collect(steps=500, **options)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -321,19 +322,21 @@ def collect(
     partial = out / PARTIAL / namespace
     jobs = [Job(name, steps, tuple(behaviours), seed, partial / name) for name in ids]
     # What an interrupted command has finished already is its own, and kept; anything else is somebody's data.
-    command = {"steps": steps, "tasks": [job.settings for job in jobs]}
-    marker = partial / "command.json"
-    resumed = marker.is_file() and json.loads(marker.read_text()) == command
+    command = json.dumps({"steps": steps, "tasks": [job.settings for job in jobs]}).encode()
+    # Of its own name: other commands may be at work beside this one, for other tasks.
+    marker = partial / f"{hashlib.sha256(command).hexdigest()[:16]}.command"
+    resumed = marker.is_file()
     finished = {name: dataset_id for name, dataset_id in ids.items() if (out / dataset_id).exists()}
     if overwrite:
-        shutil.rmtree(partial, ignore_errors=True)
+        for job in jobs:
+            shutil.rmtree(job.folder, ignore_errors=True)
         finished = {}
     elif finished and not resumed:
         raise FileExistsError(
             f"{out} already holds {', '.join(finished.values())}: choose another folder, or --overwrite."
         )
     with replacing(marker) as file:
-        file.write(json.dumps(command).encode())
+        file.write(command)
 
     results = {name: read_statistics(out / dataset_id) for name, dataset_id in finished.items()}
     jobs = [job for job in jobs if job.task not in finished]
@@ -356,8 +359,9 @@ def collect(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     bar.close()
-    shutil.rmtree(partial, ignore_errors=True)
+    marker.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another command may be at work for other tasks
+        partial.rmdir()
         (out / PARTIAL).rmdir()
     return [results[name] for name in ids]
 
