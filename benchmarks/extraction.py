@@ -4,13 +4,13 @@ Extract a policy for each of several tasks from one pretrained world model, and 
 ::
 
     python benchmarks/extraction.py run --world-model wm.safetensors --dataset data/mt80 \
-        --tasks walker-walk cheetah-run mw-reach --seeds 0 1 2 --updates 5000 --out extraction
+        --tasks walker-walk cheetah-run mw-reach --seeds 0 1 2 --updates 4000 --out extraction
     python benchmarks/extraction.py table --out extraction
     python benchmarks/extraction.py plot --out extraction --tag default
 
-A run's result is one JSON file with its settings and evaluations; runs that are there are not made again. The settings are
-PWM's own, with an actor's learning rate that decays linearly; ``--settings paper`` takes the paper's. A task that the
-world model has never seen is added to it with ``--like``, and wants ``--params "{'world_model_steps': 1}"``.
+A run's result is one JSON file with its settings and evaluations; runs that are there are not made again. The settings
+are PWM's own, with an actor's learning rate that decays linearly; ``--settings paper`` takes the paper's. A task that
+the world model has never seen is added to it with ``--like``, and wants ``--params "{'world_model_steps': 1}"``.
 """
 
 import argparse
@@ -136,12 +136,53 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
         file.write(json.dumps(result, indent=1).encode())
 
 
-def table(out: Path) -> str:
-    """:param out: Folder of results. :return: A Markdown table, a line for each task and tag."""
+def read_results(out: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """:param out: Folder of results. :return: Those of each task and tag, by seed."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(out.glob("*/*.json")):
         result = json.loads(path.read_text())
         groups.setdefault((result["task"], result["tag"]), []).append(result)
+    return groups
+
+
+def plot(out: Path, tag: str, file: Path) -> None:
+    """
+    Draw the return over the updates, one panel for each task: the seeds' mean and range, and the data's mean and best.
+
+    :param out: Folder of results.
+    :param tag: Which settings.
+    :param file: The picture, a PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = {task: results for (task, of), results in read_results(out).items() if of == tag}
+    columns = min(len(groups), 4)
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.8 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
+    for axis, (task, results) in zip(axes.flat, groups.items(), strict=False):
+        minutes = np.mean([[row["seconds"] / 60 for row in result["evaluations"]] for result in results], axis=0)
+        returns = np.array([[row["return"] for row in result["evaluations"]] for result in results])
+        axis.plot(minutes, returns.mean(0), marker=".", label=f"PWM, mean and range of {len(results)} seeds")
+        axis.fill_between(minutes, returns.min(0), returns.max(0), alpha=0.25)
+        for name, style in (("mean", "--"), ("best", ":")):
+            axis.axhline(results[0]["data"][name], color="black", linestyle=style, linewidth=1, label=f"data: {name}")
+        axis.set_title(task, fontsize=9)
+        axis.set_xlabel("minutes of extraction", fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
+    with replacing(file) as stream:
+        figure.savefig(stream, dpi=110, format="png")
+
+
+def table(out: Path) -> str:
+    """:param out: Folder of results. :return: A Markdown table, a line for each task and tag."""
+    groups = read_results(out)
     lines = [
         "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success |",
         "|---|---|---|---|---|---|---|---|",
@@ -168,7 +209,7 @@ def main() -> None:
     runs.add_argument("--dataset", nargs="+", required=True)
     runs.add_argument("--tasks", nargs="+", required=True)
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    runs.add_argument("--updates", type=int, default=5_000)
+    runs.add_argument("--updates", type=int, default=4_000)
     runs.add_argument("--eval-every", type=int, default=1_000)
     runs.add_argument("--settings", choices=tuple(SETTINGS), default="default")
     runs.add_argument("--episodes", type=int, default=10)
@@ -178,7 +219,10 @@ def main() -> None:
     runs.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     runs.add_argument("--device", default="auto")
     tables = commands.add_parser("table", help="the results so far")
-    for command in (runs, tables):
+    plots = commands.add_parser("plot", help="the returns over the minutes, as a picture")
+    plots.add_argument("--tag", default="default")
+    plots.add_argument("--file", type=Path, default=Path("extraction.png"))
+    for command in (runs, tables, plots):
         command.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.command == "run":
@@ -188,7 +232,10 @@ def main() -> None:
             for seed in arguments.seeds:
                 print(f"{task}, seed {seed}", flush=True)
                 run(arguments, task, seed)
-    print(table(arguments.out))
+    if arguments.command == "plot":
+        plot(arguments.out, arguments.tag, arguments.file)
+    else:
+        print(table(arguments.out))
 
 
 if __name__ == "__main__":

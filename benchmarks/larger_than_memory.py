@@ -5,10 +5,10 @@ Pretraining from data that is larger than the memory it is allowed, against the 
 
     python benchmarks/larger_than_memory.py --limit 1024 --factor 3 --size 5M --folder /somewhere/on/a/disk
 
-Writes random data of ``factor`` times ``limit`` MiB, then runs :func:`~sb3_pwm.world_model.pretrain.pretrain` on it in turns:
-memory-mapped in a process that a control group (Linux, as root) holds to ``limit`` MiB, files in the page cache
-included, and in memory in one that may use what it likes. The rate is that between TensorBoard's first and last
-entry, so that neither start nor end of a run count.
+Writes random data of ``factor`` times ``limit`` MiB, then runs :func:`~sb3_pwm.world_model.pretrain.pretrain` on it in
+turns: memory-mapped in a process that a control group (Linux, as root) holds to ``limit`` MiB, files in the page cache
+included, and in memory in one that may use what it likes. The rate is that between TensorBoard's first and last entry,
+so that neither start nor end of a run count.
 """
 
 import argparse
@@ -133,7 +133,9 @@ def main() -> None:
         OfflineDataset.from_episodes(random_episodes(int(arguments.factor * (arguments.limit << 20))), arguments.folder)
     mebibytes = sum(file.stat().st_size for file in arguments.folder.iterdir()) >> 20
     print(f"{mebibytes} MiB of data, {mebibytes / arguments.limit:.1f} times the {arguments.limit} MiB allowed")
-    print("| round | in memory: updates/s | MiB | limited, mapped: updates/s | MiB | ratio |\n|---|---|---|---|---|---|")
+    print(
+        "| round | in memory: updates/s | MiB | limited, mapped: updates/s | MiB | ratio |\n|---|---|---|---|---|---|"
+    )
     ratios = []
     for number in range(arguments.rounds):
         evict(arguments.folder)

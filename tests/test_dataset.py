@@ -142,6 +142,11 @@ def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
         for number in range(len(here.lengths)):
             for one, other in zip(here.episode(number), there.episode(number), strict=True):
                 np.testing.assert_array_equal(one, other)
+    copied = opened.in_memory()
+    for mapped, copy in zip(opened.data, copied.data, strict=True):
+        assert copy.observations.flags.owndata
+        np.testing.assert_array_equal(copy.observations, mapped.observations)
+        assert copy.episode(0).terminated == mapped.episode(0).terminated
     with pytest.raises(FileExistsError, match="is not empty"):
         two_tasks.save(tmp_path / "data")
 

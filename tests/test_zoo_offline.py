@@ -1,5 +1,7 @@
 """Extraction from a pretrained world model through stock rl-zoo3: train, enjoy, tune."""
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import optuna
@@ -79,6 +81,16 @@ def test_optimize(extracted):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
     assert {"behaviour_coef", "behaviour_temperature", "horizon"} <= set(trials[0].params)
     assert all(np.isfinite(trial.value) for trial in trials)
+
+
+def test_the_configuration_file_of_the_repository(extracted):
+    folder, _ = extracted
+    shipped = Path(__file__).resolve().parent.parent / "hyperparams" / "pwm-offline.yml"
+    small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))", "dataset:'data'")
+    arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
+    run(train(*arguments), folder)
+    model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
+    assert (model.policy.task, model._n_updates) == ("walker-walk", 20)
 
 
 def test_parameters_on_the_command_line(extracted):

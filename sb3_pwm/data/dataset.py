@@ -249,9 +249,16 @@ class OfflineDataset:
 
     def in_memory(self) -> OfflineDataset:
         """:return: A copy that lies in memory, where a memory-mapped one is to be sampled without reading files."""
-        names = ("observations", "actions", "rewards")
         return OfflineDataset(
-            [dataclasses.replace(task, **{name: np.array(getattr(task, name)) for name in names}) for task in self.data]
+            [
+                dataclasses.replace(
+                    task,
+                    observations=np.array(task.observations),
+                    actions=np.array(task.actions),
+                    rewards=np.array(task.rewards),
+                )
+                for task in self.data
+            ]
         )
 
     # --- Where it comes from ----------------------------------------------------------------------------------------

@@ -218,9 +218,7 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def advantage_weights(
-    advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0
-) -> th.Tensor:
+def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0) -> th.Tensor:
     """
     How much each step's action is to be imitated: ``exp(A / (temperature std(A)))`` (advantage-weighted regression,
     arXiv 1910.00177), by the advantages' own spread, so that the rewards' scale does not matter.

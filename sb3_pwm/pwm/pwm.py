@@ -190,7 +190,7 @@ class PWM(OffPolicyAlgorithm):
         dataset: OfflineDataset | str | Path | Sequence[str | Path] | None = None,
         task: str | None = None,
         offline: bool = False,
-        behaviour_coef: float = 4.0,
+        behaviour_coef: float = 1.0,
         behaviour_temperature: float = 0.5,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
