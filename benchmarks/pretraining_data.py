@@ -48,9 +48,9 @@ META_WORLD = (
     *("mw-drawer-close", "mw-drawer-open", "mw-faucet-open", "mw-handle-press", "mw-plate-slide", "mw-window-open"),
 )
 N_STAGES = 5
-# Agent steps of each data set: 600 episodes of DMControl, 600 of Meta-World.
-DM_CONTROL_DATA_STEPS = 300_000
-META_WORLD_DATA_STEPS = 60_000
+# Agent steps of each data set: 200 episodes of DMControl, 300 of Meta-World.
+DM_CONTROL_DATA_STEPS = 100_000
+META_WORLD_DATA_STEPS = 30_000
 META_WORLD_MIXTURE = (
     Behaviour("expert", noise=0.3, weight=2.0),
     Behaviour("expert"),
@@ -133,11 +133,12 @@ def train_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int
     bar.close()
 
 
-def collect_all(tasks: Sequence[str], out: Path, processes: int, seed: int) -> None:
+def collect_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int, seed: int) -> None:
     """
     Collect the data sets that are not there yet.
 
     :param tasks: Tasks of MT30 that have been trained, and of Meta-World's.
+    :param steps: Agent steps of each data set; None for the table's.
     :param out: Folder of the runs and of the data.
     :param processes: Number of processes.
     :param seed: Seed of the episodes.
@@ -150,9 +151,9 @@ def collect_all(tasks: Sequence[str], out: Path, processes: int, seed: int) -> N
     for task in of_dm_control:
         by_mixture.setdefault(dm_control_mixture(out / "runs" / "pwm" / f"{env_id(task)}_1"), []).append(task)
     for mixture, alike in by_mixture.items():
-        collect_here(alike, DM_CONTROL_DATA_STEPS, behaviours=mixture)
+        collect_here(alike, steps or DM_CONTROL_DATA_STEPS, behaviours=mixture)
     if of_meta_world:
-        collect_here(of_meta_world, META_WORLD_DATA_STEPS, behaviours=META_WORLD_MIXTURE)
+        collect_here(of_meta_world, steps or META_WORLD_DATA_STEPS, behaviours=META_WORLD_MIXTURE)
 
 
 def dataset_path(out: Path, task: str) -> Path:
@@ -198,11 +199,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train PWM on every DMControl task")
-    training.add_argument("--steps", type=int, help="agent steps of every run, in place of the table's")
     collection = commands.add_parser("collect", help="collect the data sets, and say what is in them")
     for command, default in ((training, MT30.tasks), (collection, (*MT30.tasks, *META_WORLD))):
         command.add_argument("--out", type=Path, required=True, help="folder of the runs and of the data")
         command.add_argument("--tasks", nargs="+", default=list(default))
+        what = "run" if command is training else "data set"
+        command.add_argument("--steps", type=int, help=f"agent steps of every {what}, in place of the table's")
         command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
         command.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -212,7 +214,7 @@ def main() -> None:
     if arguments.command == "train":
         train_all(tasks, arguments.steps, arguments.out / "runs", arguments.processes, arguments.seed)
     else:
-        collect_all(tasks, arguments.out, arguments.processes, arguments.seed)
+        collect_all(tasks, arguments.steps, arguments.out, arguments.processes, arguments.seed)
         print(report(tasks, arguments.out))
 
 

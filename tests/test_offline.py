@@ -166,8 +166,14 @@ def test_rewards_are_scaled_with_a_frozen_world_model_too(dataset, world_model):
 def test_offline_to_online(dataset, world_model):
     model = make("Pendulum-v1", world_model, dataset)
     model.learn(10)
+    assert "train/behaviour_distance" in model.logger.name_to_value
+    assert model._replay_critic_coef == 1.0
     model.offline = False
     model.learn(40, reset_num_timesteps=False)
+    # What holds the policy at the data ends with it
+    assert "train/actor_loss" in model.logger.name_to_value
+    assert "train/behaviour_distance" not in model.logger.name_to_value
+    assert model._replay_critic_coef == 0.0
     assert model.num_timesteps == 50
     assert model.replay_buffer.size() == 340
     # The world model learns again, on data of both
@@ -255,6 +261,15 @@ def test_loaded_model_goes_on_with_data(dataset, world_model, tmp_path):
     assert loaded.num_timesteps == 10
 
 
+def test_less_data_than_a_replayed_sequence_is_refused(dataset, world_model):
+    short = OfflineDataset.from_episodes(list(episodes("pendulum-v1", "Pendulum-v1", 1, n_steps=10)))
+    with pytest.raises(ValueError, match="offline=True needs data of at least 16 steps per environment, and has 10"):
+        make("Pendulum-v1", world_model, short).learn(5)
+    model = make("Pendulum-v1", world_model, short, behaviour_coef=0.0, replay_critic_coef=0.0)
+    model.learn(5)
+    assert model._n_updates == 5
+
+
 # --- Bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +295,7 @@ def test_shapes_that_do_not_fit(dataset, world_model):
 
 
 def test_missing_data_and_normalised_observations(world_model, tmp_path):
-    with pytest.raises(ValueError, match="offline=True needs data: give dataset="):
+    with pytest.raises(ValueError, match="offline=True needs data of at least 16 steps"):
         make("Pendulum-v1", world_model, None).learn(10)
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     with pytest.raises(ValueError, match="leave VecNormalize's norm_obs out"):

@@ -721,12 +721,15 @@ class PWM(OffPolicyAlgorithm):
         :return: The model.
         :raises ValueError: If it is to learn offline and has no data.
         """
-        longest = max(self.horizon, self.replay_critic_horizon if self._replays else 0)
-        if self.offline and (self.replay_buffer is None or self.replay_buffer.size() < longest):
-            raise ValueError(
-                "offline=True needs data: give dataset=, or call load_replay_buffer() or add_dataset() first; or set "
-                "offline to False to learn in the environment."
-            )
+        if self.offline:
+            longest = max(self.horizon, self.replay_critic_horizon if self._replays else 0)
+            size = 0 if self.replay_buffer is None else self.replay_buffer.size()
+            if size < longest:
+                raise ValueError(
+                    f"offline=True needs data of at least {longest} steps per environment, and has {size}: give "
+                    "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
+                    "in the environment."
+                )
         self._n_updates_at_start, self._deferred = self._n_updates, None
         # Without an environment SB3 says below what to do.
         self._deferring = self.overlap and self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
