@@ -121,6 +121,12 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     )
     evaluations = Evaluations(Monitor(gymnasium.make(env_id(task))), arguments.eval_every, arguments.episodes)
     model.learn(arguments.updates, callback=evaluations, log_interval=10)
+    online: list[dict[str, float]] = []
+    if arguments.online_steps:
+        model.offline = False
+        afterwards = Evaluations(evaluations.eval_env, arguments.eval_every, arguments.episodes)
+        model.learn(arguments.online_steps, callback=afterwards, log_interval=10)
+        online = afterwards.rows
     returns = [data.data[0].episode(n).rewards.sum() for n in range(len(data.data[0].lengths))]
     result = {
         "task": task,
@@ -131,6 +137,7 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
         "threads": th.get_num_threads(),
         "data": {"mean": float(np.mean(returns)), "best": float(np.max(returns)), "episodes": len(returns)},
         "evaluations": evaluations.rows,
+        "online": online,
     }
     with replacing(out) as file:
         file.write(json.dumps(result, indent=1).encode())
@@ -215,6 +222,7 @@ def main() -> None:
     runs.add_argument("--episodes", type=int, default=10)
     runs.add_argument("--params", default="{}", help="arguments in place of the settings', such as \"{'horizon': 8}\"")
     runs.add_argument("--tag", help="name of these settings, where it is to be another")
+    runs.add_argument("--online-steps", type=int, default=0, help="agent steps to go on for in the environment")
     runs.add_argument("--like", help="task whose embedding a task begins with that the world model has not")
     runs.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     runs.add_argument("--device", default="auto")

@@ -576,6 +576,7 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(critic_minibatches=0.5), "critic_minibatches"),
         (dict(world_model_steps=-1), "world_model_steps"),
         (dict(replay_critic_coef=-0.5), "replay_critic_coef"),
+        (dict(replay_critic_coef="automatic"), "replay_critic_coef"),
         (dict(precision="fp8"), "precision"),
         (dict(compile="always"), "compile"),
         (dict(replay_critic_coef=1.0, replay_critic_horizon=21), "learning_starts=20.*replay_critic_horizon=21"),

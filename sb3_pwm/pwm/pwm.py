@@ -404,7 +404,7 @@ class PWM(OffPolicyAlgorithm):
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
         coef = self._replay_critic_coef
-        if not (np.isfinite(coef) and coef >= 0.0):
+        if isinstance(coef, str) or not (np.isfinite(coef) and coef >= 0.0):
             raise ValueError(f'replay_critic_coef must be "auto" or a float of at least 0, got {coef!r}.')
         if not (np.isfinite(self.behaviour_coef) and self.behaviour_coef >= 0.0):
             raise ValueError(f"behaviour_coef must be a float of at least 0, got {self.behaviour_coef!r}.")
