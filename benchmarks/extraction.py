@@ -191,8 +191,8 @@ def table(out: Path) -> str:
     """:param out: Folder of results. :return: A Markdown table, a line for each task and tag."""
     groups = read_results(out)
     lines = [
-        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success | best evaluation |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (task, tag), results in groups.items():
         last = [result["evaluations"][-1] for result in results]
@@ -200,10 +200,11 @@ def table(out: Path) -> str:
         each = ", ".join(f"{value:.0f}" for value in returns)
         success = f"{np.mean([row['success'] for row in last]):.0%}" if "success" in last[0] else "-"
         minutes = np.mean([row["seconds"] for row in last]) / 60
+        best = ", ".join(f"{max(row['return'] for row in result['evaluations']):.0f}" for result in results)
         data = results[0]["data"]
         lines.append(
             f"| {task} | {tag} | {last[0]['updates']:,} | {minutes:.1f} | {data['mean']:.0f} | {data['best']:.0f} | "
-            f"**{np.mean(returns):.0f}** ({each}) | {success} |"
+            f"**{np.mean(returns):.0f}** ({each}) | {success} | {best} |"
         )
     return "\n".join(lines)
 
