@@ -191,7 +191,7 @@ def table(out: Path) -> str:
     """:param out: Folder of results. :return: A Markdown table, a line for each task and tag."""
     groups = read_results(out)
     lines = [
-        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success | best evaluation |",
+        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success | best ones |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (task, tag), results in groups.items():
