@@ -166,7 +166,7 @@ def plot(out: Path, tag: str, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     groups = {task: results for (task, of), results in read_results(out).items() if of == tag}
-    columns = min(len(groups), 4)
+    columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.8 * rows), layout="constrained", squeeze=False)
     for axis in axes.flat[len(groups) :]:
