@@ -80,8 +80,7 @@ def test_what_is_accepted_works(observation_space, action_space, n_envs, length,
     env = make_vec_env(lambda: RandomEnv(observation_space, action_space, length, terminates), n_envs, seed=0)
     try:
         model = PWM("MlpPolicy", env, device="cpu", seed=0, policy_kwargs=TINY, **arguments)
-    except (ValueError, AssertionError) as error:
-        assert str(error)  # refused at the door, and says why
+    except ValueError:  # refused at the door
         return
     model.learn(45)
     assert model.num_timesteps >= 45

@@ -1,4 +1,4 @@
-"""Training that is killed at any moment goes on from its last checkpoint, SB3's CheckpointCallback as a user sets it."""
+"""Training that is killed at any moment goes on from its last checkpoint, with SB3's CheckpointCallback."""
 
 import random
 import re
