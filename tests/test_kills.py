@@ -56,7 +56,7 @@ def checkpoints(folder):
     return sorted(set.intersection(*found))
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_and_resumed(tmp_path, n_kills):
     rng = random.Random(0)
     last, resumed = 0, []
