@@ -77,11 +77,15 @@ setup(
         # 3.1 pins a MuJoCo that dm_control 1.0.49 refuses.
         "metaworld": ["metaworld>=3.0.0,<3.1"],
         "minari": ["minari[hdf5]>=0.5.4"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
         "plots": ["rl-zoo3[plots]", "plotly"],
         # minari 0.5.4 needs Python 3.11
         "tests": [
             "metaworld>=3.0.0,<3.1",
             "minari[hdf5]>=0.5.4; python_version >= '3.11'",
+            "onnx>=1.17",
+            "onnxruntime",
+            "onnxscript>=0.3",
             "pytest",
             "pytest-xdist",
             "hypothesis",

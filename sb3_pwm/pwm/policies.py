@@ -1,6 +1,7 @@
 """The policy of PWM: actor, critic ensemble and the world model they see through."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch as th
@@ -9,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_pwm.common.keywords import reject_unknown_keywords
@@ -189,14 +191,35 @@ class PWMPolicy(BasePolicy):
         """:param observations: A batch as SB3 preprocesses it. :return: Latents ``(B, Z)``."""
         return self.world_model.encode(self.extract_features(observations, self.features_extractor), self.task_index)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """:param mode: Whether to be in training mode, as are all parts."""
+        if mode != self.training:  # walking through all modules takes longer than a decision
+            super().set_training_mode(mode)
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        mean, log_std = self.actor(self.encode(observation))
+        latents = self.encode(observation)
         if deterministic:
-            return th.tanh(mean)
+            return th.tanh(at_least_float32(self.actor.mean(latents)))
+        mean, log_std = self.actor(latents)
         return squashed_action(mean, log_std, th.randn_like(mean))
+
+    def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+        """
+        Write the deterministic policy to a file that runs without this package: raw observations ``(B, *observation)``
+        in, the environment's actions ``(B, *action)`` out.
+
+        :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).
+        :param vec_normalize: The normalisation that observations pass through first, if any
+            (``model.get_vec_normalize_env()``).
+        :raises ValueError: If the path has another ending, or the observations are a Dict.
+        :raises ImportError: If ONNX is not installed.
+        """
+        from sb3_pwm.pwm.export import export_policy
+
+        export_policy(self, path, vec_normalize)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -1,0 +1,82 @@
+"""
+How long one decision takes: ``predict`` for a single observation, PWM's against that of SB3's SAC, in turns.
+
+::
+
+    python benchmarks/latency.py --env Walker-walk
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gymnasium
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC
+
+from sb3_pwm import PWM
+from sb3_pwm.envs import register_envs
+
+
+def seconds(act: Callable[[np.ndarray], object], observations: np.ndarray) -> float:
+    """:param act: Makes a decision. :param observations: ``(N, O)``. :return: Seconds for each, one after the other."""
+    started = time.perf_counter()
+    for observation in observations:
+        act(observation)
+    return (time.perf_counter() - started) / len(observations)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="Walker-walk")
+    parser.add_argument("--calls", type=int, default=300, help="calls of each in a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    register_envs()
+    th.set_num_threads(arguments.threads)
+    env = gymnasium.make(arguments.env)
+    sac = SAC("MlpPolicy", env, device=arguments.device, buffer_size=1)
+    models = {
+        "SAC, 256 x 256 (its default)": sac,
+        "PWM, 200K (its default)": PWM("MlpPolicy", env, device=arguments.device),
+        "PWM, 5M": PWM("MlpPolicy", env, device=arguments.device, policy_kwargs=dict(world_model_size="5M")),
+        "PWM, 48M": PWM("MlpPolicy", env, device=arguments.device, policy_kwargs=dict(world_model_size="48M")),
+    }
+    decisions: dict[str, Callable[[np.ndarray], object]] = {
+        name: lambda observation, model=model: model.predict(observation, deterministic=True)
+        for name, model in models.items()
+    }
+    with TemporaryDirectory() as folder:
+        try:
+            import onnxruntime
+
+            path = Path(folder, "policy.onnx")
+            models["PWM, 5M"].policy.export(path)  # type: ignore[operator]
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = arguments.threads
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            decisions["PWM, 5M, exported to ONNX"] = lambda o: session.run(None, {"observations": o[None]})
+        except ImportError as error:
+            print(f"Without ONNX: {error}")
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(arguments.calls, *env.observation_space.shape)).astype(np.float32)  # type: ignore[misc]
+    rounds = []
+    for number in range(arguments.rounds + 1):
+        row = [seconds(act, observations) for act in decisions.values()]
+        if number:  # the first one warms up
+            rounds.append(row)
+    times = np.array(rounds)
+    print(f"{arguments.env}, {arguments.device}, {arguments.threads} thread(s), median of {arguments.rounds} rounds\n")
+    print("| | ms per decision | ratio to SAC |\n|---|---|---|")
+    for number, name in enumerate(decisions):
+        ratio = np.median(times[:, number] / times[:, 0])
+        print(f"| {name} | {1e3 * np.median(times[:, number]):.3f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

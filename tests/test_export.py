@@ -1,0 +1,96 @@
+"""Exported policies against ``predict``, in onnxruntime and TorchScript."""
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pwm import PWM, WorldModel, WorldModelConfig
+
+TINY = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
+
+
+def run_onnx(path, observations):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime to run what was exported")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["actions"], {"observations": observations})[0]
+
+
+def run_torchscript(path, observations):
+    return th.jit.load(str(path))(th.from_numpy(observations)).numpy()
+
+
+FORMATS = pytest.mark.parametrize(("name", "run"), [("policy.onnx", run_onnx), ("policy.pt", run_torchscript)])
+
+
+@FORMATS
+@pytest.mark.parametrize("activation", ["SiLU", "Mish"])
+def test_same_actions_as_predict(tmp_path, name, run, activation):
+    env = gymnasium.make("Pendulum-v1")  # actions in [-2, 2]
+    model = PWM("MlpPolicy", env, device="cpu", policy_kwargs=dict(TINY, activation_fn=getattr(th.nn, activation)))
+    model.policy.export(tmp_path / name)
+    for size in (1, 7):  # any batch
+        observations = np.random.default_rng(size).uniform(-8.0, 8.0, (size, 3)).astype(np.float32)
+        expected = model.predict(observations, deterministic=True)[0]
+        np.testing.assert_allclose(run(tmp_path / name, observations), expected, atol=1e-5)
+    # The policy itself is as it was
+    assert model.policy.critic is not None
+    model.learn(10)
+
+
+@FORMATS
+def test_normalisation_is_included(tmp_path, name, run):
+    env = VecNormalize(make_vec_env("Pendulum-v1"), clip_obs=1.5)
+    model = PWM("MlpPolicy", env, device="cpu", learning_starts=50, seed=0, policy_kwargs=TINY)
+    model.learn(60)
+    model.policy.export(tmp_path / name, model.get_vec_normalize_env())
+    raw = np.random.default_rng(0).uniform(-8.0, 8.0, (20, 3)).astype(np.float32)
+    normalised = env.normalize_obs(raw)
+    assert (np.abs(normalised) == 1.5).any()
+    expected = model.predict(normalised, deterministic=True)[0]
+    np.testing.assert_allclose(run(tmp_path / name, raw), expected, atol=1e-5)
+
+
+@FORMATS
+def test_task_of_a_multi_task_world_model(tmp_path, name, run):
+    th.manual_seed(0)
+    sizes = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4)
+    world_model = WorldModel(WorldModelConfig(observation_dim=8, action_dim=2, tasks=("cup-catch", "other"), **sizes))
+    with th.no_grad():
+        world_model.task_embedding.weight.mul_(1e3)  # rows that a look-up brings back to norm 1
+    model = PWM(
+        "MlpPolicy", gymnasium.make("Cup-catch"), world_model=world_model, device="cpu",
+        policy_kwargs=dict(net_arch=dict(pi=[16], vf=[16])),
+    )  # fmt: skip
+    model.policy.export(tmp_path / name)
+    observations = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    expected = model.predict(observations, deterministic=True)[0]
+    np.testing.assert_allclose(run(tmp_path / name, observations), expected, atol=1e-5)
+
+
+def test_torchscript_needs_torch_alone(tmp_path):
+    model = PWM("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs=TINY)
+    model.policy.export(tmp_path / "policy.pt")
+    code = (
+        "import sys, torch; sys.modules['sb3_pwm'] = sys.modules['stable_baselines3'] = None; "
+        "print(torch.jit.load(sys.argv[1])(torch.zeros(3, 3)).shape)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "policy.pt")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "torch.Size([3, 1])" in output
+
+
+def test_bad_paths_and_missing_packages(tmp_path, monkeypatch):
+    model = PWM("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs=TINY)
+    with pytest.raises(ValueError, match=r"must end in \.onnx or, for TorchScript, \.pt"):
+        model.policy.export(tmp_path / "policy.tflite")
+    (tmp_path / "policy.onnx").write_text("before")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-pwm\[onnx\]'"):
+        model.policy.export(tmp_path / "policy.onnx")
+    assert (tmp_path / "policy.onnx").read_text() == "before"

@@ -1,0 +1,93 @@
+"""Training that is killed at any moment goes on from its last checkpoint, with SB3's CheckpointCallback."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from sb3_pwm import PWM
+
+TRAIN = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+
+    from stable_baselines3.common.callbacks import CheckpointCallback
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_pwm import PWM
+
+    folder = Path(sys.argv[1])
+    numbers = lambda pattern: {int(path.stem.split("_")[-2]) for path in folder.glob(pattern)}
+    # A checkpoint is written in this order: model, replay buffer, statistics.
+    whole = numbers("run_[0-9]*.zip") & numbers("run_replay_buffer_*.pkl") & numbers("run_vecnormalize_*.pkl")
+    env = make_vec_env("Pendulum-v1", seed=0)
+    if whole:
+        steps = max(whole)
+        env = VecNormalize.load(folder / f"run_vecnormalize_{steps}_steps.pkl", env)
+        model = PWM.load(folder / f"run_{steps}_steps.zip", env, device="cpu")
+        model.load_replay_buffer(folder / f"run_replay_buffer_{steps}_steps.pkl")
+        assert model.num_timesteps == steps
+        print("resumed", steps, model.replay_buffer.size(), int(env.obs_rms.count), model._n_updates, flush=True)
+    else:
+        tiny = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
+        model = PWM("MlpPolicy", VecNormalize(env), learning_starts=20, batch_size=8, buffer_size=20_000, seed=0,
+                    device="cpu", policy_kwargs=tiny)
+        print("begun", flush=True)
+    # So often that many a kill falls into one
+    callback = CheckpointCallback(5, folder, "run", save_replay_buffer=True, save_vecnormalize=True)
+    model.learn(1_000_000, callback, reset_num_timesteps=not whole)
+    """
+)
+
+
+def checkpoints(folder):
+    """Steps of those that are there in whole."""
+    found = []
+    for pattern in ("run_*_steps.zip", "run_replay_buffer_*_steps.pkl", "run_vecnormalize_*_steps.pkl"):
+        names = [path.name for path in folder.glob(pattern) if re.fullmatch(pattern.replace("*", r"\d+"), path.name)]
+        found.append({int(re.findall(r"\d+", name)[0]) for name in names})
+    return sorted(set.intersection(*found))
+
+
+@pytest.mark.parametrize("n_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_and_resumed(tmp_path, n_kills):
+    rng = random.Random(0)
+    last, resumed = 0, []
+    for _ in range(n_kills):
+        log = tmp_path / "log.txt"
+        with log.open("w") as stream:
+            process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path)], stdout=stream, stderr=stream)
+            deadline = time.monotonic() + 120
+            while not log.read_text() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            # At least one checkpoint further, then at any moment
+            while checkpoints(tmp_path)[-1:] <= [last] and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.5))
+            assert process.poll() is None, log.read_text()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if last:
+            steps, n_stored, n_seen, n_updates = map(int, log.read_text().split("resumed ")[1].split()[:4])
+            assert steps == last  # the newest checkpoint
+            # SB3 calls back before it stores the step and learns from it: each resume is without that one.
+            runs = len(resumed) + 1
+            assert n_stored == steps - runs
+            assert n_seen >= steps  # observations, those of resets too
+            assert steps - 20 - 2 * runs <= n_updates <= steps - 20
+            resumed.append(steps)
+        last = checkpoints(tmp_path)[-1]
+        for path in tmp_path.glob("run_*"):  # whatever a killed process has left lying, and all but the newest two
+            if path.suffix in (".zip", ".pkl") and int(re.findall(r"\d+", path.name)[0]) < last - 5:
+                path.unlink()
+    assert len(resumed) == n_kills - 1
+    assert resumed == sorted(set(resumed))
+    model = PWM.load(tmp_path / f"run_{last}_steps.zip", device="cpu")
+    assert model.num_timesteps == last
