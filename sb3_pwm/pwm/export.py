@@ -31,6 +31,12 @@ class DeterministicPolicy(nn.Module):
     :param vec_normalize: The normalisation that its observations pass through first, if any; its statistics are copied.
     """
 
+    low: th.Tensor
+    high: th.Tensor
+    mean: th.Tensor
+    std: th.Tensor
+    clip: float
+
     def __init__(self, policy: PWMPolicy, vec_normalize: VecNormalize | None = None):
         super().__init__()
         space = policy.action_space
@@ -60,7 +66,7 @@ class DeterministicPolicy(nn.Module):
             scaled = (observations.double() - self.mean) / self.std
             observations = scaled.clamp(-self.clip, self.clip).float()
         mean, _ = self.policy.actor(self.policy.encode(observations))
-        unit = th.tanh(mean).reshape(-1, *self.low.shape)  # type: ignore[operator]
+        unit = th.tanh(mean).reshape(-1, *self.low.shape)
         return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
 
 
@@ -117,5 +123,5 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
             verbose=False,
         )
         assert program is not None
-        program.save(content)
+        program.save(content)  # type: ignore[arg-type]
         file.write(content.getvalue())
