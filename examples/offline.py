@@ -3,7 +3,7 @@ One world model for two tasks, from what earlier SB3 runs have left behind, and 
 
 Trains SB3's SAC on two tasks for a few thousand steps and keeps their replay buffers, pretrains a world model on both,
 then extracts a policy for each task in the world model alone: no environment is stepped but for evaluation. Takes about
-five minutes on a CPU, prints what it finds, and draws it.
+six minutes on a CPU, prints what it finds, and draws it.
 
     python examples/offline.py [--sac-steps 5000] [--pretraining-steps 3000] [--updates 2000] [--out offline]
 """

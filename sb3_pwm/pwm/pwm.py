@@ -111,7 +111,7 @@ class PWM(OffPolicyAlgorithm):
     :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences, relative to the
         imagined ones; 0: imagination only, as in the paper. Replayed targets follow older policies, and know how
         episodes really end: use them (1.0) where the imagined return runs away from the real one. ``"auto"``: 1 with
-        ``offline``, else 0.
+        ``offline`` and when such a model goes on online, else 0.
     :param replay_critic_horizon: Number of steps of those sequences; there are as many of them as give the critics the
         number of states that the imagined rollouts give.
     :param world_model_steps: World-model updates per update of the actor; 0 freezes the world model. ``"auto"``: 0 with
@@ -123,9 +123,9 @@ class PWM(OffPolicyAlgorithm):
     :param task: Name of the task, where the world model or the data has several; None: the one that is named like the
         environment's id.
     :param offline: Whether :meth:`learn` steps no environment, see above.
-    :param behaviour_coef: With ``offline``, weight of the squared distance between the policy's mean action and the
-        data's, which keeps it from where the world model knows nothing. 0, the paper's: none, for data that holds
-        about everything.
+    :param behaviour_coef: With ``offline``, and when such a model goes on online, weight of the squared distance
+        between the policy's mean action and the replayed one, which keeps it from where the world model knows nothing.
+        0, the paper's: none, for data that holds about everything.
     :param behaviour_temperature: Which of the data's actions count in it: small, those that turned out better than the
         critics expected (:func:`~sb3_pwm.pwm.imagination.advantage_weights`); ``float("inf")``: all alike.
     :param ent_coef: Coefficient of the entropy bonus; ``"auto"`` or ``"auto_0.03"`` (initial value): learned as in SAC.
@@ -250,6 +250,7 @@ class PWM(OffPolicyAlgorithm):
         self.offline = offline
         self.behaviour_coef = behaviour_coef
         self.behaviour_temperature = behaviour_temperature
+        self._learned_offline = False
         # Until the networks and the replay buffer are made; a saved model keeps neither
         self._given_world_model = world_model
         self._given_dataset = dataset
@@ -376,13 +377,18 @@ class PWM(OffPolicyAlgorithm):
     @property
     def _replay_critic_coef(self) -> float:
         if self.replay_critic_coef == "auto":
-            return 1.0 if self.offline else 0.0
+            return 1.0 if self._near_data else 0.0
         return self.replay_critic_coef  # type: ignore[return-value]
 
     @property
     def _replays(self) -> bool:
         """Whether an update needs replayed sequences beside those that rollouts start from."""
-        return self._replay_critic_coef > 0.0 or (self.offline and self.behaviour_coef > 0.0)
+        return self._replay_critic_coef > 0.0 or (self._near_data and self.behaviour_coef > 0.0)
+
+    @property
+    def _near_data(self) -> bool:
+        """Whether the policy is held at the data: offline, and when it goes on online, or it leaves it at once."""
+        return self.offline or self._learned_offline
 
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
@@ -570,7 +576,7 @@ class PWM(OffPolicyAlgorithm):
             policy.return_scale.update(returns.detach().std(correction=0))
             ent_coef = self._update_ent_coef(log_prob.detach())
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
-            if self.offline and self.behaviour_coef > 0.0:
+            if self._near_data and self.behaviour_coef > 0.0:
                 distance = self._behaviour_distance(replayed)
                 actor_loss = actor_loss + self.behaviour_coef * distance
                 metrics["behaviour_distance"].append(distance.detach())
@@ -730,6 +736,7 @@ class PWM(OffPolicyAlgorithm):
                     "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
                     "in the environment."
                 )
+            self._learned_offline = True
         self._n_updates_at_start, self._deferred = self._n_updates, None
         # Without an environment SB3 says below what to do.
         self._deferring = self.overlap and self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
