@@ -83,7 +83,7 @@ def test_version_is_the_package_s_own(wheel):
     metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
     assert metadata["Version"] == sb3_pwm.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"metaworld", "minari", "plots", "tests", "docs"}
+    assert set(metadata.get_all("Provides-Extra")) == {"metaworld", "minari", "onnx", "plots", "tests", "docs"}
 
 
 def test_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):

@@ -51,7 +51,7 @@ def test_trains_collects_and_reports(script, tmp_path, monkeypatch, capsys):
     best = np.load(folder / "evaluations.npz")["results"].mean(axis=1).max()
     assert f"| pendulum-spin | 1,100 | {best:.0f} | 12 |" in report
     assert "| mw-reach | - | - | 3 |" in report
-    assert "2 data sets, 2,300 agent steps" in report
+    assert "2 data sets, 6,300 agent steps" in report
     assert report in capsys.readouterr().out
     assert (tmp_path / "returns.png").stat().st_size > 1_000
 
