@@ -1,5 +1,6 @@
 """PWM as a user of SB3 meets it: learn, predict, save, load, errors at the door, and a task with a known optimum."""
 
+import io
 import os
 import subprocess
 import sys
@@ -595,6 +596,19 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PWM("MlpPolicy", Drift(), **{**SMALL, **arguments})
+
+
+def test_episodes_of_several_environments_are_no_unit():
+    env = make_vec_env(Drift, n_envs=2)
+    with pytest.raises(ValueError, match=r"train_freq=\(1, 'episode'\) counts episodes, and 2 environments"):
+        PWM("MlpPolicy", env, **{**SMALL, "train_freq": (1, "episode")})
+    model = PWM("MlpPolicy", Drift(), **{**SMALL, "train_freq": (1, "episode")})
+    model.learn(25)
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    with pytest.raises(ValueError, match="counts episodes, and 2 environments"):
+        PWM.load(file, env, device="cpu")
 
 
 def test_unknown_keyword_names_the_nearest():

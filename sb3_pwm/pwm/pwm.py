@@ -433,6 +433,12 @@ class PWM(OffPolicyAlgorithm):
                     f"learning_starts={self.learning_starts} is smaller than {name}={steps} steps of "
                     f"{self.n_envs} environment(s): set learning_starts to at least {steps * self.n_envs}."
                 )
+        unit = self.train_freq[1] if isinstance(self.train_freq, tuple) else "step"
+        if self.n_envs > 1 and unit in ("episode", TrainFrequencyUnit.EPISODE):
+            raise ValueError(
+                f"train_freq={tuple(self.train_freq)} counts episodes, and {self.n_envs} environments end theirs at "  # type: ignore[arg-type]
+                'different times: give steps, such as train_freq=(1, "step"), or a single environment.'
+            )
         assert self.replay_buffer_class is not None
         if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
             raise ValueError(
