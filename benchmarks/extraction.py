@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
         afterwards = Evaluations(evaluations.eval_env, arguments.eval_every, arguments.episodes)
         model.learn(arguments.online_steps, callback=afterwards, log_interval=10)
         online = afterwards.rows
-    returns = [data.data[0].episode(n).rewards.sum() for n in range(len(data.data[0].lengths))]
+    returns = data.data[0].returns
     result = {
         "task": task,
         "tag": tag,

@@ -59,6 +59,11 @@ META_WORLD_MIXTURE = (
 )
 
 
+def run_folder(runs: Path, task: str) -> Path:
+    """:param runs: Folder of the runs. :param task: A task of MT30. :return: Where rl-zoo3 puts its run."""
+    return runs / "pwm" / f"{env_id(task)}_1"
+
+
 def dm_control_mixture(run: Path) -> tuple[Behaviour, ...]:
     """
     :param run: Folder of a task's run.
@@ -95,7 +100,7 @@ def train(task: str, steps: int, out: Path, seed: int) -> None:
     :raises subprocess.CalledProcessError: If training fails; its output is in ``<out>/<environment id>.log``.
     """
     name = env_id(task)
-    run = out / "pwm" / f"{name}_1"
+    run = run_folder(out, task)
     if (run / "replay_buffer.pkl").is_file():
         return
     shutil.rmtree(run, ignore_errors=True)  # a run that was killed
@@ -149,7 +154,7 @@ def collect_all(tasks: Sequence[str], steps: int | None, out: Path, processes: i
     collect_here = functools.partial(collect, out=out / "data", processes=processes, seed=seed, namespace=NAMESPACE)
     by_mixture: dict[tuple[Behaviour, ...], list[str]] = {}
     for task in of_dm_control:
-        by_mixture.setdefault(dm_control_mixture(out / "runs" / "pwm" / f"{env_id(task)}_1"), []).append(task)
+        by_mixture.setdefault(dm_control_mixture(run_folder(out / "runs", task)), []).append(task)
     for mixture, alike in by_mixture.items():
         collect_here(alike, steps or DM_CONTROL_DATA_STEPS, behaviours=mixture)
     if of_meta_world:
@@ -184,7 +189,7 @@ def report(tasks: Sequence[str], out: Path) -> str:
 
 
 def _row(task: str, out: Path, row: Description) -> str:
-    evaluations = out / "runs" / "pwm" / f"{env_id(task)}_1" / "evaluations.npz"
+    evaluations = run_folder(out / "runs", task) / "evaluations.npz"
     run = "- | -"
     if evaluations.is_file():
         with np.load(evaluations) as arrays:

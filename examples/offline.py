@@ -84,8 +84,7 @@ def main() -> None:
         model.learn(args.updates, callback=evaluation, progress_bar=True)
         model.save(args.out / task / "model")
 
-        data = dataset.task_data(task)
-        returns = [data.episode(number).rewards.sum() for number in range(len(data.lengths))]
+        returns = dataset.task_data(task).returns
         results = np.load(args.out / task / "evaluations.npz")
         scores = results["results"].mean(axis=1)
         print(

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "learning_curves.py"
 
 
-def load_script() -> ModuleType:
-    """The script as a module, whatever the working directory."""
-    spec = importlib.util.spec_from_file_location("learning_curves", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-learning_curves = load_script()
+learning_curves = load_script(SCRIPT)
 
 
 def write_curve(out: Path, algo: str, env: str, seed: int, rows: list[tuple[int, float, float]]) -> None:

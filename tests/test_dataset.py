@@ -142,6 +142,8 @@ def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
         for number in range(len(here.lengths)):
             for one, other in zip(here.episode(number), there.episode(number), strict=True):
                 np.testing.assert_array_equal(one, other)
+    rewards = [two_tasks.data[0].episode(number).rewards for number in range(len(two_tasks.data[0].lengths))]
+    assert opened.data[0].returns.tolist() == pytest.approx([float(sum(part)) for part in rewards])
     copied = opened.in_memory()
     for mapped, copy in zip(opened.data, copied.data, strict=True):
         assert copy.observations.flags.owndata

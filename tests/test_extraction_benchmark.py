@@ -1,13 +1,13 @@
 """The script that makes offline.md's table: a tiny run of all of it."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch as th
-from test_zoo_offline import random_episodes
+from scripts import load_script
+from test_offline import episodes
 
 from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the benchmarks are
 def folder(tmp_path_factory):
     """A world model of Cup-catch, and data of Cup-catch and Cup-spin."""
     folder = tmp_path_factory.mktemp("extraction")
-    dataset = OfflineDataset.from_episodes([*random_episodes("Cup-catch", 2), *random_episodes("Cup-spin", 2)])
+    parts = [*episodes("cup-catch", "Cup-catch", 2), *episodes("cup-spin", "Cup-spin", 2)]
+    dataset = OfflineDataset.from_episodes(parts)
     dataset.save(folder / "data")
     th.manual_seed(0)
     sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)
@@ -30,9 +31,7 @@ def folder(tmp_path_factory):
 
 
 def command(folder, monkeypatch, *arguments):
-    spec = importlib.util.spec_from_file_location("extraction", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
     monkeypatch.setattr(sys, "argv", ["extraction.py", *map(str, arguments), "--out", str(folder / "out")])
     module.main()
 

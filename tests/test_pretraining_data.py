@@ -1,11 +1,11 @@
 """The script that makes the data to pretrain on: a tiny run of all of it."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from sb3_pwm.data.minari_files import open_dataset
 
@@ -17,9 +17,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "pretraining_da
 
 @pytest.fixture
 def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("pretraining_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
     monkeypatch.setattr(module, "DM_CONTROL_DATA_STEPS", 6_000)
     monkeypatch.setattr(module, "META_WORLD_DATA_STEPS", 300)
     return module

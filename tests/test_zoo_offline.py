@@ -2,39 +2,25 @@
 
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import optuna
 import pytest
 import torch as th
 import yaml
+from test_offline import episodes
 from test_zoo import run, train
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
-from sb3_pwm.data.dataset import Episode, SourceEpisode
 
 TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
-
-
-def random_episodes(env_id, n_episodes, n_steps=60):
-    env = gymnasium.make(env_id)
-    env.action_space.seed(0)
-    for number in range(n_episodes):
-        observations, actions, rewards = [env.reset(seed=number)[0]], [], []
-        for _ in range(n_steps):
-            actions.append(env.action_space.sample())
-            observation, reward, *_ = env.step(actions[-1])
-            observations.append(observation)
-            rewards.append(reward)
-        arrays = (np.array(part, np.float32) for part in (observations, actions, rewards))
-        yield SourceEpisode(env_id.lower(), Episode(*arrays, False), f"episode {number}")
 
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
     """A folder with a world model, data, and what ``rl_zoo3.train -conf`` made of them; and its output."""
     folder = tmp_path_factory.mktemp("offline")
-    dataset = OfflineDataset.from_episodes([*random_episodes(TASK, 5), *random_episodes("Walker-walk", 3)])
+    parts = [*episodes("cheetah-run", TASK, 5, 60), *episodes("walker-walk", "Walker-walk", 3, 60)]
+    dataset = OfflineDataset.from_episodes(parts)
     dataset.save(folder / "data")
     th.manual_seed(0)
     sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)

@@ -112,11 +112,7 @@ class NormedLinear(nn.Linear):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """:param x: ``(..., in_features)``. :return: ``(..., out_features)``."""
-        # Without the modules' own calls, which are a tenth of the time of a single decision
-        normed = F.layer_norm(
-            F.linear(x, self.weight, self.bias), self.ln.normalized_shape, self.ln.weight, self.ln.bias
-        )
-        return self.act(normed)
+        return self.act(self.ln(super().forward(x)))
 
 
 class MLP(nn.Sequential):

@@ -74,6 +74,11 @@ class TaskData:
             self, first=self.first[episodes], lengths=self.lengths[episodes], terminated=self.terminated[episodes]
         )
 
+    @property
+    def returns(self) -> NDArray[np.float32]:
+        """Sum of the rewards of each episode, ``(E,)``."""
+        return np.array([self.episode(number).rewards.sum() for number in range(len(self.lengths))])
+
     def episode(self, number: int) -> Episode:
         """:param number: Of the episode. :return: It."""
         first, length = int(self.first[number]), int(self.lengths[number])

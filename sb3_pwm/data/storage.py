@@ -177,8 +177,6 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if not path.is_file() or path.stat().st_size != expected:
         size = path.stat().st_size if path.is_file() else 0
         raise ValueError(f"{path} is missing or cut short: it has {size} of {expected} bytes.")
-    if expected == 0:
-        return np.zeros(shape, np.float32)
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):  # sequences are drawn from anywhere: reading on beyond one is wasted

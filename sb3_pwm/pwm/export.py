@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,8 +64,7 @@ class DeterministicPolicy(nn.Module):
             # In double precision, as VecNormalize does: a difference of large numbers
             scaled = (observations.double() - self.mean) / self.std
             observations = scaled.clamp(-self.clip, self.clip).float()
-        mean, _ = self.policy.actor(self.policy.encode(observations))
-        unit = th.tanh(mean).reshape(-1, *self.low.shape)
+        unit = self.policy(observations, deterministic=True).reshape(-1, *self.low.shape)
         return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
 
 
@@ -111,7 +109,6 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise ImportError("Exporting to ONNX needs two packages: pip install 'sb3-pwm[onnx]'.") from error
-        content = io.BytesIO()
         batch = th.export.Dim("batch", min=1)
         program = th.onnx.export(
             model,
@@ -123,5 +120,4 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
             verbose=False,
         )
         assert program is not None
-        program.save(content)  # type: ignore[arg-type]
-        file.write(content.getvalue())
+        file.write(program.model_proto.SerializeToString())

@@ -200,10 +200,9 @@ class PWMPolicy(BasePolicy):
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        latents = self.encode(observation)
+        mean, log_std = self.actor(self.encode(observation))
         if deterministic:
-            return th.tanh(at_least_float32(self.actor.mean(latents)))
-        mean, log_std = self.actor(latents)
+            return th.tanh(mean)
         return squashed_action(mean, log_std, th.randn_like(mean))
 
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:

@@ -381,9 +381,13 @@ class PWM(OffPolicyAlgorithm):
         return self.replay_critic_coef  # type: ignore[return-value]
 
     @property
+    def _behaviour_coef(self) -> float:
+        return self.behaviour_coef if self._near_data else 0.0
+
+    @property
     def _replays(self) -> bool:
         """Whether an update needs replayed sequences beside those that rollouts start from."""
-        return self._replay_critic_coef > 0.0 or (self._near_data and self.behaviour_coef > 0.0)
+        return self._replay_critic_coef > 0.0 or self._behaviour_coef > 0.0
 
     @property
     def _near_data(self) -> bool:
@@ -582,9 +586,9 @@ class PWM(OffPolicyAlgorithm):
             policy.return_scale.update(returns.detach().std(correction=0))
             ent_coef = self._update_ent_coef(log_prob.detach())
             actor_loss = -returns.mean() / policy.return_scale.value.clamp(min=1.0) + ent_coef * log_prob
-            if self._near_data and self.behaviour_coef > 0.0:
+            if self._behaviour_coef > 0.0:
                 distance = self._behaviour_distance(replayed)
-                actor_loss = actor_loss + self.behaviour_coef * distance
+                actor_loss = actor_loss + self._behaviour_coef * distance
                 metrics["behaviour_distance"].append(distance.detach())
             actor_grad_norm = self._step(policy.actor_optimizer, actor_loss, ACTOR_CLIP, "actor")
 
