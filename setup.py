@@ -72,6 +72,7 @@ setup(
         "optuna>=4",
         "tensorboard>=2.9",
         "safetensors>=0.4",
+        "psutil",
     ],
     extras_require={
         # 3.1 pins a MuJoCo that dm_control 1.0.49 refuses.

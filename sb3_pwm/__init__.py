@@ -2,7 +2,7 @@
 
 from sb3_pwm.data import OfflineDataset, SequenceBatch, SequenceReplayBuffer
 from sb3_pwm.envs import register_envs
-from sb3_pwm.pwm import PWM, MlpPolicy, PWMPolicy
+from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
 __version__ = "0.1.0"
@@ -11,7 +11,9 @@ register_envs()
 
 __all__ = [
     "PWM",
+    "CnnPolicy",
     "MlpPolicy",
+    "MultiInputPolicy",
     "OfflineDataset",
     "PWMPolicy",
     "SequenceBatch",

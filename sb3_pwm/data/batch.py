@@ -14,7 +14,7 @@ class SequenceBatch(NamedTuple):
     """
 
     observations: th.Tensor
-    """``(H + 1, B, *)``"""
+    """``(H + 1, B, *)``; a dictionary of such tensors where the environment's observations are one"""
     actions: th.Tensor
     """``(H, B, A)``, scaled to [-1, 1]"""
     rewards: th.Tensor

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -62,11 +68,16 @@ class PWMPolicy(BasePolicy):
     from a large pretrained model, are ``net_arch=dict(pi=[400, 200, 100], vf=[400, 200])``, ``activation_fn=nn.Mish``,
     ``world_model_size="48M"``.
 
-    :param observation_space: Observation space (``Box``; flattened).
+    Observations pass through SB3's preprocessing and a features extractor, whose output the world model's encoder turns
+    into the latent. The extractor is trained with the encoder, by the world model's loss.
+
+    :param observation_space: Observation space.
     :param action_space: Action space (``Box``, finite bounds).
     :param lr_schedule: Learning rate schedule of the actor.
-    :param net_arch: Hidden layers of actor and critics, ``dict(pi=[...], vf=[...])``.
-    :param activation_fn: Hidden activation of all networks; ``nn.Mish``, ``nn.SiLU``, ``nn.ELU`` or ``nn.ReLU``.
+    :param net_arch: Hidden layers of actor and critics: ``[...]`` for both, or ``dict(pi=[...], vf=[...])``; ``qf``, as
+        SB3's off-policy algorithms have it, is ``vf``.
+    :param activation_fn: Hidden activation of actor and critics, any module class; of the world model too, if it is one
+        of :data:`~sb3_pwm.world_model.model.ACTIVATIONS` (else SiLU; or ``world_model_kwargs=dict(activation=...)``).
     :param world_model_size: Preset of the world model: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or
         ``"317M"``.
     :param latent_dim: Size of the latent, in place of the preset's.
@@ -77,13 +88,19 @@ class PWMPolicy(BasePolicy):
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation.
-    :param features_extractor_class: Turns observations into the world model's input.
+    :param features_extractor_class: Turns observations into the world model's input; None: SB3's for the policy's kind
+        of observations, :attr:`usual_features_extractor`.
     :param features_extractor_kwargs: Its keyword arguments.
     :param normalize_images: Whether images are divided by 255.
     :param optimizer_class: Optimiser of actor, critics and world model.
     :param optimizer_kwargs: Its keyword arguments, for all three; without any, Adam has the paper's betas (0.7, 0.95)
         for actor and critics.
+    :raises ValueError: If an argument has no valid value, or the extractor does not fit the observations; the message
+        names it.
     """
+
+    usual_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    """The extractor that ``features_extractor_class=None`` stands for."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PWMPolicy":
         reject_unknown_keywords(cls, kwargs)
@@ -94,7 +111,7 @@ class PWMPolicy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: dict[str, list[int]] | None = None,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.SiLU,
         world_model_size: str = "200K",
         latent_dim: int | None = None,
@@ -104,7 +121,7 @@ class PWMPolicy(BasePolicy):
         n_critics: int = 3,
         log_std_init: float = -1.0,
         log_std_min: float = -1.427,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -113,22 +130,17 @@ class PWMPolicy(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            self.usual_features_extractor if features_extractor_class is None else features_extractor_class,
             features_extractor_kwargs,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        self.net_arch = {"pi": [128, 128], "vf": [128, 128]} if net_arch is None else net_arch
-        if not isinstance(self.net_arch, dict) or set(self.net_arch) != {"pi", "vf"}:
-            raise ValueError(f"net_arch must be dict(pi=[...], vf=[...]), got {net_arch!r}.")
+        self.net_arch = as_net_arch(net_arch)
+        if not (isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module)):
+            raise ValueError(f"activation_fn must be a module class such as torch.nn.SiLU, got {activation_fn!r}.")
         names = {activation: name for name, activation in ACTIVATIONS.items()}
-        if activation_fn not in names:
-            raise ValueError(
-                f"activation_fn must be one of {', '.join(a.__name__ for a in names)} from torch.nn, "
-                f"got {activation_fn!r}."
-            )
         self.activation_fn = activation_fn
         self.world_model_size = world_model_size
         self.latent_dim = latent_dim
@@ -139,17 +151,28 @@ class PWMPolicy(BasePolicy):
         self.log_std_init = log_std_init
         self.log_std_min = log_std_min
 
-        self.features_extractor = self.make_features_extractor()
+        try:
+            self.features_extractor = self.make_features_extractor()
+        except RuntimeError as error:  # what a convolution raises whose input is smaller than its kernel
+            raise ValueError(
+                f"{self.features_extractor_class.__name__} does not fit {observation_space} (NatureCNN and "
+                f"CombinedExtractor take images of 36 x 36 and more): {error}"
+            ) from error
         dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
         if world_model_config is not None:
             config = WorldModelConfig(**world_model_config)
+            if any(True for _ in self.features_extractor.parameters()):
+                raise ValueError(
+                    "A pretrained world model sees observations as they are, not the features of an untrained "
+                    f"{type(self.features_extractor).__name__}: use MlpPolicy, on flat observations."
+                )
             for name, value in dimensions.items():
                 if value > getattr(config, name):
                     raise ValueError(
                         f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
                     )
         else:
-            fields: dict[str, Any] = dict(activation=names[activation_fn], termination=True)
+            fields: dict[str, Any] = dict(activation=names.get(activation_fn, "silu"), termination=True)
             if latent_dim is not None:
                 fields["latent_dim"] = latent_dim
             config = WorldModelConfig.preset(world_model_size, **{**dimensions, **fields, **(world_model_kwargs or {})})
@@ -244,3 +267,41 @@ class PWMPolicy(BasePolicy):
 
 
 MlpPolicy = PWMPolicy
+
+
+class CnnPolicy(PWMPolicy):
+    """
+    Policy object of PWM for images: a convolutional network (NatureCNN, as SB3's other algorithms have it) before the
+    world model's encoder. Its arguments are those of :class:`PWMPolicy`.
+    """
+
+    usual_features_extractor = NatureCNN
+
+
+class MultiInputPolicy(PWMPolicy):
+    """
+    Policy object of PWM for ``Dict`` observations: images among them pass through a convolutional network each, and all
+    entries together into the world model's encoder (CombinedExtractor). Its arguments are those of :class:`PWMPolicy`.
+    """
+
+    usual_features_extractor = CombinedExtractor
+
+
+def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None) -> dict[str, list[int]]:
+    """
+    :param net_arch: See :class:`PWMPolicy`.
+    :return: ``dict(pi=[...], vf=[...])``.
+    :raises ValueError: If it is of another form.
+    """
+    if net_arch is None:
+        return {"pi": [128, 128], "vf": [128, 128]}
+    if isinstance(net_arch, list | tuple):
+        net_arch = {"pi": list(net_arch), "vf": list(net_arch)}
+    if isinstance(net_arch, dict) and "qf" in net_arch and "vf" not in net_arch:
+        net_arch = {("vf" if name == "qf" else name): layers for name, layers in net_arch.items()}
+    if not isinstance(net_arch, dict) or set(net_arch) != {"pi", "vf"}:
+        raise ValueError(f"net_arch must be a list of layer sizes or dict(pi=[...], vf=[...]), got {net_arch!r}.")
+    for layers in net_arch.values():
+        if not all(isinstance(size, int | np.integer) and size > 0 for size in layers):
+            raise ValueError(f"net_arch must hold positive layer sizes, got {net_arch!r}.")
+    return net_arch

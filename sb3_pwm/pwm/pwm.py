@@ -1,8 +1,11 @@
 """PWM: policy learning with a world model, as a Stable-Baselines3 algorithm."""
 
 import dataclasses
+import json
 import time
 import warnings
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -29,12 +32,14 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update, update_learning_rate
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pwm.common.compilation import Compiler
 from sb3_pwm.common.files import replacing, with_suffix
 from sb3_pwm.common.keywords import reject_unknown_keywords
-from sb3_pwm.common.layers import frozen
+from sb3_pwm.common.layers import EnsembleMLP, frozen
 from sb3_pwm.common.memory import explain_out_of_memory
+from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.vec_env import BusyWhileStepping
 from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.buffers import SequenceReplayBuffer
@@ -52,7 +57,7 @@ from sb3_pwm.pwm.imagination import (
     imagined_step,
     td_lambda_returns,
 )
-from sb3_pwm.pwm.policies import MlpPolicy, PWMPolicy
+from sb3_pwm.pwm.policies import Actor, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
 from sb3_pwm.world_model.losses import WorldModelLoss, prediction_errors, world_model_loss
 from sb3_pwm.world_model.model import WorldModel
 
@@ -68,6 +73,18 @@ AUTO_COMPILE = {"unrolled": 40_000, "parts": 5_000}
 Number of planned updates from which on ``compile="auto"`` compiles, from measurements on a CPU (docs/speed.md).
 Unrolled: 100 s of compilation against 3.5 ms per update; parts: 20 s against a fifteenth of an update's 30 to 800 ms.
 """
+
+
+NOT_SUPPORTED = {
+    **dict.fromkeys(
+        ("use_sde", "sde_sample_freq", "use_sde_at_warmup"),
+        "PWM's policy explores by its own standard deviation, without gSDE; action_noise adds to it.",
+    ),
+    "n_steps": "PWM's critics have TD(lambda) targets over a horizon of steps: set td_lambda and horizon.",
+    "policy_delay": "PWM's actor and critics learn from the same rollouts: set critic_epochs for more of the critics'.",
+    "target_update_interval": "PWM's target critics are a running average: set tau.",
+}
+"""Arguments of SB3's other off-policy algorithms that the method has no place for, and what to use."""
 
 
 class UnsupportedSpaceError(AssertionError, ValueError):
@@ -91,13 +108,15 @@ class PWM(OffPolicyAlgorithm):
     :meth:`learn` is an update in the world model, and no environment is stepped but for evaluation (PWM section 4.2).
     Set ``offline`` to False afterwards, and the same object goes on in the environment.
 
-    :param policy: ``"MlpPolicy"`` or a subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for ``Dict`` observations, or a
+        subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param env: The environment, or its registered id; continuous actions with finite bounds.
     :param learning_rate: Learning rate of the actor; a float or a function of the progress remaining (1 to 0).
     :param critic_learning_rate: Learning rate of the critics; also ``"lin_5e-4"``, linear decay as rl-zoo3 writes it.
     :param world_model_learning_rate: Learning rate of the world model; likewise.
     :param buffer_size: Number of transitions kept, over all environments.
-    :param learning_starts: Number of random steps before learning; at least ``horizon`` per environment.
+    :param learning_starts: Number of random steps before learning. Updates begin as soon as there is a sequence to
+        replay: ``horizon`` steps per environment, with replayed targets ``replay_critic_horizon``.
     :param batch_size: Number of sequences per update, B.
     :param horizon: Number of steps of a replayed sequence and of an imagined rollout, H.
     :param td_lambda: Lambda of the critics' targets, in [0, 1].
@@ -134,6 +153,8 @@ class PWM(OffPolicyAlgorithm):
     :param action_noise: Noise added to the actions, see SB3.
     :param replay_buffer_class: A subclass of :class:`~sb3_pwm.data.SequenceReplayBuffer`.
     :param replay_buffer_kwargs: Its further keyword arguments.
+    :param optimize_memory_usage: Whether the replay buffer stores each observation once, for half of its memory; see
+        :class:`~sb3_pwm.data.SequenceReplayBuffer`.
     :param stats_window_size: Window of the rollout statistics, in episodes.
     :param tensorboard_log: Folder of TensorBoard logs.
     :param policy_kwargs: See :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
@@ -152,16 +173,20 @@ class PWM(OffPolicyAlgorithm):
     :param seed: Seed of all generators.
     :param device: Device of the networks.
     :param _init_setup_model: Whether to build the networks in the constructor.
-    :raises UnsupportedSpaceError: If the action space is not a bounded ``Box``, or the observations are a ``Dict``.
+    :raises UnsupportedSpaceError: If the action space is not a bounded ``Box``, or the observations are a ``Tuple``.
     :raises ValueError: If an argument is out of range; the message names it.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
     policy: PWMPolicy
     replay_buffer: SequenceReplayBuffer | None  # type: ignore[assignment]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PWM":
-        reject_unknown_keywords(cls, kwargs)
+        reject_unknown_keywords(cls, kwargs, NOT_SUPPORTED)
         return super().__new__(cls)
 
     def __init__(
@@ -197,6 +222,7 @@ class PWM(OffPolicyAlgorithm):
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -209,6 +235,11 @@ class PWM(OffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
+        if isinstance(policy, type) and not issubclass(policy, PWMPolicy):
+            raise ValueError(
+                f"policy={policy.__name__} is not one of PWM's: pass a name, or a subclass of sb3_pwm.PWMPolicy. "
+                "(A saved model with it is another algorithm's: load it with that one.)"
+            )
         if env is not None:
             env = maybe_make_env(env, verbose)
             check_spaces(env.observation_space, env.action_space)
@@ -226,6 +257,7 @@ class PWM(OffPolicyAlgorithm):
             action_noise,
             replay_buffer_class=SequenceReplayBuffer if replay_buffer_class is None else replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -263,6 +295,7 @@ class PWM(OffPolicyAlgorithm):
         self.target_entropy = target_entropy
         self.log_ent_coef: th.Tensor | None = None
         self.ent_coef_optimizer: th.optim.Optimizer | None = None
+        self.ent_coef_tensor: th.Tensor | None = None  # a fixed coefficient
         # The termination head is trained and used from the first termination on; most tasks only truncate.
         self._terminations_seen = False
         # Updates that wait for the environments' next step: their number and the batch size
@@ -300,7 +333,7 @@ class PWM(OffPolicyAlgorithm):
             self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=ENT_COEF_LEARNING_RATE, fused=True)
         else:
-            self._fixed_ent_coef = th.tensor(initial, device=self.device)
+            self.ent_coef_tensor = th.tensor(initial, device=self.device)
 
     def _open_given(self) -> tuple[WorldModel | None, OfflineDataset | None]:
         """The world model and the data that were given, and what follows from them."""
@@ -369,6 +402,26 @@ class PWM(OffPolicyAlgorithm):
             self._terminations_seen = self.policy.world_model.termination_network is not None
 
     @property
+    def actor(self) -> Actor:  # type: ignore[override]
+        """The policy's actor."""
+        return self.policy.actor
+
+    @property
+    def critic(self) -> EnsembleMLP:
+        """The policy's critics."""
+        return self.policy.critic
+
+    @property
+    def critic_target(self) -> EnsembleMLP:
+        """Their running average."""
+        return self.policy.critic_target
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The policy's world model."""
+        return self.policy.world_model
+
+    @property
     def _n_world_model_steps(self) -> int:
         if self.world_model_steps == "auto":
             return 0 if self.pretrained and self.offline else 1
@@ -424,18 +477,14 @@ class PWM(OffPolicyAlgorithm):
             raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
         if self.compile not in (True, False, "auto"):
             raise ValueError(f'compile must be True, False or "auto", got {self.compile!r}.')
-        per_env = max(self.buffer_size // self.n_envs, 1)
+        per_env = max(self.buffer_size // self.n_envs, 1) - (1 if self.optimize_memory_usage else 0)
         for name in ("horizon", "replay_critic_horizon") if self._replays else ("horizon",):
             steps = getattr(self, name)
-            if steps > per_env:
+            # A model that is loaded to act alone may have no room to learn.
+            if steps > per_env and self.env is not None:
                 raise ValueError(
                     f"{name}={steps} is longer than the {per_env} steps per environment that "
                     f"buffer_size={self.buffer_size} holds: raise buffer_size or lower {name}."
-                )
-            if self.learning_starts < steps * self.n_envs and not self.offline:
-                raise ValueError(
-                    f"learning_starts={self.learning_starts} is smaller than {name}={steps} steps of "
-                    f"{self.n_envs} environment(s): set learning_starts to at least {steps * self.n_envs}."
                 )
         unit = self.train_freq[1] if isinstance(self.train_freq, tuple) else "step"
         if self.n_envs > 1 and unit in ("episode", TrainFrequencyUnit.EPISODE):
@@ -444,13 +493,16 @@ class PWM(OffPolicyAlgorithm):
                 'different times: give steps, such as train_freq=(1, "step"), or a single environment.'
             )
         assert self.replay_buffer_class is not None
+        if issubclass(self.replay_buffer_class, HerReplayBuffer):
+            raise ValueError(
+                "PWM replays sequences, whose rewards the world model learns; hindsight relabels single transitions: "
+                "leave HerReplayBuffer out, or use SAC or TD3 with it."
+            )
         if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class={self.replay_buffer_class.__name__} yields no sequences: leave it out, "
                 "or pass a subclass of sb3_pwm.SequenceReplayBuffer."
             )
-        if not issubclass(self.policy_class, PWMPolicy):
-            raise ValueError(f"policy={self.policy_class.__name__} must be a subclass of sb3_pwm.PWMPolicy.")
 
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
         """
@@ -465,7 +517,7 @@ class PWM(OffPolicyAlgorithm):
             self._deferred = (gradient_steps, batch_size)
             return
         assert self.replay_buffer is not None
-        if self.replay_buffer.size() * self.n_envs < max(self.learning_starts, self.horizon * self.n_envs):
+        if not self._has_enough_data():
             return  # A model that was loaded without its replay buffer collects first.
         if not self._compiled and self._wants_compilation():
             self._compile()
@@ -499,6 +551,16 @@ class PWM(OffPolicyAlgorithm):
                 self._raise_not_finite(f"train/{name}")
             self.logger.record(f"train/{name}", mean)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    @property
+    def _longest_sequence(self) -> int:
+        """Steps of the longest sequences that an update replays."""
+        return max(self.horizon, self.replay_critic_horizon if self._replays else 0)
+
+    def _has_enough_data(self) -> bool:
+        assert self.replay_buffer is not None
+        buffer = self.replay_buffer
+        return buffer.can_sample(self._longest_sequence) and buffer.size() * self.n_envs >= self.learning_starts
 
     def _wants_compilation(self) -> bool:
         """Whether to compile the update; ``"auto"`` goes by the number of updates that ``learn`` was asked for."""
@@ -539,12 +601,22 @@ class PWM(OffPolicyAlgorithm):
         """Replayed sequences whose observations have passed the policy's preprocessing and feature extractor."""
         assert self.replay_buffer is not None
         batch = self.replay_buffer.sample_sequences(batch_size, horizon, env=self._vec_normalize_env)
-        observations = batch.observations
-        features = self.policy.extract_features(observations.flatten(0, 1), self.policy.features_extractor)
         task = None
         if self.policy.task_index is not None:
             task = th.full((batch_size,), self.policy.task_index, device=self.device)
-        return batch._replace(observations=features.unflatten(0, observations.shape[:2]), task=task)
+        # Of a sequence only the first latent is trained, see losses.open_loop: the others are targets.
+        trained = th.is_grad_enabled() and self._n_world_model_steps > 0
+        first = self._features(map_observations(lambda values: values[:1], batch.observations), trained)
+        others = self._features(map_observations(lambda values: values[1:], batch.observations), False)
+        return batch._replace(observations=th.cat([first, others]), task=task)
+
+    def _features(self, observations: Any, trained: bool) -> th.Tensor:
+        """:param observations: ``(T, B, *)``. :param trained: With gradient? :return: ``(T, B, observation_dim)``."""
+        sizes: list[th.Size] = []
+        map_observations(lambda values: sizes.append(values.shape[:2]), observations)
+        flat = map_observations(lambda values: values.flatten(0, 1), observations)
+        with th.set_grad_enabled(trained), self._autocast():
+            return self.policy.extract_features(flat, self.policy.features_extractor).unflatten(0, sizes[0])
 
     def _update_world_model(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy = self.policy
@@ -648,7 +720,8 @@ class PWM(OffPolicyAlgorithm):
     def _update_ent_coef(self, log_prob: th.Tensor) -> th.Tensor:
         """One step of the entropy coefficient towards the target entropy (arXiv 1812.05905, section 5), if learned."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return self._fixed_ent_coef
+            assert self.ent_coef_tensor is not None
+            return self.ent_coef_tensor
         ent_coef = self.log_ent_coef.detach().exp().squeeze()
         loss = -(self.log_ent_coef * (log_prob + float(self.target_entropy))).sum()
         self.ent_coef_optimizer.zero_grad()
@@ -691,30 +764,50 @@ class PWM(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # Checked here and not in the losses: one bad row in the buffer would surface many updates later.
-        quantities = (
-            ("observation", self._last_obs),
-            ("observation", new_obs),
-            ("reward", reward),
-            ("action", buffer_action),
-        )
-        for quantity, values in quantities:
-            finite = np.isfinite(np.asarray(values)).reshape(self.n_envs, -1).all(-1)
-            if not finite.all():
-                raise ValueError(
-                    f"The {quantity} of environment {int(np.argmin(finite))} is NaN or infinite at step "
-                    f"{self.num_timesteps}: nothing of this step was stored; check the environment."
-                )
+        for quantity, values in (("observation", self._last_obs), ("observation", new_obs)):
+            self._check_finite(quantity, values)
+        self._check_finite("reward", reward)
+        self._check_finite("action", buffer_action)
         for i, done in enumerate(dones):
             if not done:
                 continue
-            if not np.isfinite(infos[i].get("terminal_observation", 0.0)).all():
-                raise ValueError(
-                    f"The last observation of environment {i}'s episode is NaN or infinite at step "
-                    f"{self.num_timesteps}: nothing of this step was stored; check the environment."
-                )
-            if not infos[i].get("TimeLimit.truncated", False):
+            last = infos[i].get("terminal_observation")
+            if last is not None:
+                alone = map_observations(lambda values: np.asarray(values)[None], last)
+                self._check_finite("last observation", alone, i)
+            truncated = infos[i].get("TimeLimit.truncated", False) and replay_buffer.handle_timeout_termination
+            if not truncated:
                 self._terminations_seen = True
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _check_finite(self, quantity: str, values: Any, first_env: int = 0) -> None:
+        """
+        :param quantity: Its name, for the error.
+        :param values: One row per environment; an array or a dictionary of them.
+        :param first_env: The environment of the first row.
+        :raises ValueError: If one of them is NaN or infinite; the message says whose it is.
+        """
+        named = values.items() if isinstance(values, dict) else [("", values)]
+        for name, array in named:
+            finite = np.isfinite(np.asarray(array))
+            if not finite.all():
+                env = first_env + int(np.argmin(finite.reshape(len(finite), -1).all(-1)))
+                raise ValueError(
+                    f"The {quantity}{f' {name!r}' if name else ''} of environment {env} is NaN or infinite at step "
+                    f"{self.num_timesteps}: nothing of this step was stored; check the environment."
+                )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
+        if self.replay_buffer is not None and (reset_num_timesteps or self._last_obs is None):
+            self.replay_buffer.cut_episodes()  # SB3 resets the environments then
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def learn(
         self: SelfPWM,
@@ -738,7 +831,7 @@ class PWM(OffPolicyAlgorithm):
         :raises ValueError: If it is to learn offline and has no data.
         """
         if self.offline:
-            longest = max(self.horizon, self.replay_critic_horizon if self._replays else 0)
+            longest = self._longest_sequence
             size = 0 if self.replay_buffer is None else self.replay_buffer.size()
             if size < longest:
                 raise ValueError(
@@ -801,6 +894,74 @@ class PWM(OffPolicyAlgorithm):
         self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / seconds)
         super().dump_logs()
 
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfPWM],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfPWM:
+        """
+        Load a model as SB3 does. The file alone is enough: a world model that it was made with is in it.
+
+        :param path: The file; ``.zip`` is appended to a name without an ending. Or an open binary file.
+        :param env: The environment to learn in, or in other numbers: the model goes on with as many as it has. Without
+            one the model only acts.
+        :param device: Device of the networks.
+        :param custom_objects: By name, what to take in place of what is in the file.
+        :param print_system_info: Whether to print the versions that it was saved with, and those here.
+        :param force_reset: Whether the environment is reset before learning goes on.
+        :param kwargs: Arguments of the constructor, in place of the saved ones.
+        :return: The model.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If it is damaged, or another algorithm's, or its spaces are not the environment's.
+        """
+        reject_unknown_keywords(cls, kwargs, NOT_SUPPORTED)
+        for name in ("world_model", "dataset"):
+            if name in kwargs:
+                raise TypeError(f"PWM.load() takes no {name}: a saved model has its world model; call add_dataset().")
+        try:
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        except (zipfile.BadZipFile, zlib.error, EOFError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is damaged and cannot be loaded: {error}") from error
+
+    def load_replay_buffer(self, path: str | Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer as SB3 does; one of another number of environments is spread over this one's.
+
+        :param path: The file; ``.pkl`` is appended to a name without an ending. Or an open binary file.
+        :param truncate_last_traj: Without effect: what was stored last and what comes next are never one episode.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If it is damaged, holds something else, or was filled in other spaces; the model keeps the
+            buffer that it had.
+        """
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            loaded = self.replay_buffer
+            assert loaded is not None
+            if not isinstance(loaded, SequenceReplayBuffer):
+                raise ValueError(
+                    f"{path} holds a {type(loaded).__name__}, which yields no sequences: read it with "
+                    "sb3_pwm.OfflineDataset.from_replay_buffer(), and pass that to add_dataset()."
+                )
+            for name in ("observation_space", "action_space"):
+                theirs, ours = getattr(loaded, name), getattr(self, name)
+                if theirs != ours:
+                    raise ValueError(f"{path} was filled with the {name} {theirs}, this model's is {ours}.")
+            if loaded.n_envs != self.n_envs:
+                self.replay_buffer = loaded.spread(self.n_envs)
+        except Exception as error:
+            self.replay_buffer = before
+            if isinstance(error, ValueError | OSError | MemoryError):
+                raise
+            # Unpickling raises about everything, by where a file ends and what it is.
+            raise ValueError(f"{path} is damaged, or is no replay buffer: {error!r}.") from error
+
     def save(
         self,
         path: str | Path | BufferedIOBase,
@@ -841,7 +1002,7 @@ class PWM(OffPolicyAlgorithm):
             "_critic_target",
             "_compiled",
             "_checks_at_once",
-            "_fixed_ent_coef",
+            "ent_coef_tensor",
             "_given_world_model",
             "_given_dataset",
             "_deferring",
@@ -870,10 +1031,10 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
             "Continuous action space must have a finite lower and upper bound for PWM, "
             f"got {action_space}: wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction."
         )
-    if isinstance(observation_space, spaces.Dict | spaces.Tuple):
+    if isinstance(observation_space, spaces.Tuple):
         raise UnsupportedSpaceError(
-            f"PWM needs a flat observation, got {type(observation_space).__name__}: "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation."
+            "PWM takes no Tuple observations: make them a Dict (MultiInputPolicy), or wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation."
         )
 
 

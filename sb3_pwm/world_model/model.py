@@ -14,7 +14,16 @@ from sb3_pwm.common.layers import SimNorm, at_least_float32, mlp
 from sb3_pwm.world_model.checkpoint import load_world_model, save_world_model
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "mish": nn.Mish,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+"""Names of hidden activations."""
 REWARD_HEADS = ("two_hot", "scalar")
 
 # Sizes of the TD-MPC2 release (arXiv 2310.16828, table 8), and below them one for learning a single task on a CPU.
@@ -47,8 +56,8 @@ class WorldModelConfig:
     :param bin_low: Centre of the first bin, in symlog units.
     :param bin_high: Centre of the last bin, in symlog units.
     :param termination: Whether there is a termination head; without it every step continues.
-    :param activation: Hidden activation: ``"mish"`` (TD-MPC2), ``"silu"``, ``"elu"`` or ``"relu"``. On a CPU
-        ``"silu"`` takes a seventh of Mish's time for nearly the same function.
+    :param activation: Hidden activation, of :data:`ACTIVATIONS`: ``"mish"`` (TD-MPC2), ``"silu"``, ``"relu"``, ... On a
+        CPU ``"silu"`` takes a seventh of Mish's time for nearly the same function.
     :param tasks: Names of the tasks of a multi-task model, in the order of their embedding rows; empty: single-task.
     :param task_dim: Size of the task embedding.
     :raises ValueError: If a field has no valid value; the message names it.
