@@ -199,13 +199,14 @@ def register() -> None:
 
 
 def action_repeat(env_id: str) -> int:
-    """Environment steps per agent step: 2 for the package's own suites, 1 for everybody else's."""
+    """Environment steps per agent step: 2 for the package's suites, 1 for everything else."""
     import gymnasium as gym
 
     spec = gym.spec(env_id)
     if "action_repeat" in spec.kwargs:
         return int(spec.kwargs["action_repeat"])
-    return 2 if str(spec.entry_point).startswith("sb3_pwm.envs") else 1
+    suites = ("sb3_pwm.envs.dm_control", "sb3_pwm.envs.meta_world")
+    return 2 if str(spec.entry_point).startswith(suites) else 1
 
 
 def resolve_hyperparams(algo: str, env_id: str) -> tuple[dict[str, Any], str]:

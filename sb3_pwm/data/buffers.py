@@ -203,7 +203,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.rewards[row] = reward
         self.dones[row] = done
         if self.handle_timeout_termination:
-            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+            self.timeouts[row] = np.reshape([info.get("TimeLimit.truncated", False) for info in infos], self.n_envs)
         else:
             self.timeouts[row] = 0.0
         self._keep_last_observations(row)

@@ -3,6 +3,7 @@
 from sb3_pwm.envs.registration import (
     CUSTOM_TASKS,
     DM_CONTROL_TASKS,
+    IMAGE_TASKS,
     META_WORLD_TASKS,
     MUSCLE_TASKS,
     env_id,
@@ -13,6 +14,7 @@ from sb3_pwm.envs.registration import (
 __all__ = [
     "CUSTOM_TASKS",
     "DM_CONTROL_TASKS",
+    "IMAGE_TASKS",
     "META_WORLD_TASKS",
     "MUSCLE_TASKS",
     "env_id",

@@ -6,6 +6,8 @@ opens a graphics library, which no program should pay for that merely imports th
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 
 # A DMControl episode: 1,000 control steps, two of them to an agent step.
@@ -64,6 +66,12 @@ META_WORLD_TASKS: tuple[str, ...] = (
 )
 """Meta-World's 50 tasks, in the order in which the TD-MPC2 release counts them."""
 
+# An episode of Gymnasium's Pendulum-v1
+PENDULUM_EPISODE_STEPS = 200
+
+IMAGE_TASKS: dict[str, bool] = {"Pendulum-pixels": False, "Pendulum-dict": True}
+"""Pendulum-v1 seen as pictures, see `sb3_pwm.envs.pendulum_images`; True: with the velocity, as a ``Dict``."""
+
 # The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control, and our own.
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass", "muscle_humanoid": "muscle-humanoid"}
 
@@ -108,9 +116,12 @@ def register_envs() -> None:
             META_WORLD_EPISODE_STEPS,
             {"task": task},
         )
+    for name, velocity in IMAGE_TASKS.items():
+        entry_point = "sb3_pwm.envs.pendulum_images:PendulumImages"
+        _register(name, entry_point, PENDULUM_EPISODE_STEPS, {"velocity": velocity})
 
 
-def _register(name: str, entry_point: str, episode_steps: int, kwargs: dict[str, str]) -> None:
+def _register(name: str, entry_point: str, episode_steps: int, kwargs: dict[str, Any]) -> None:
     if name not in gymnasium.registry:
         # The entry point as a string, so that the spec pickles and a subprocess imports the suite for itself.
         gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=episode_steps, kwargs=kwargs)

@@ -22,6 +22,30 @@ if TYPE_CHECKING:
 SUFFIXES = (".onnx", ".pt")
 
 
+class Normalisation(nn.Module):
+    """
+    What VecNormalize does to an observation.
+
+    :param statistics: Its running mean and variance; they are copied.
+    :param epsilon: Added to the variance.
+    :param clip: Bound of what comes out.
+    """
+
+    mean: th.Tensor
+    std: th.Tensor
+
+    def __init__(self, statistics: RunningMeanStd, epsilon: float, clip: float):
+        super().__init__()
+        self.register_buffer("mean", th.as_tensor(statistics.mean, dtype=th.float64))
+        self.register_buffer("std", th.as_tensor(np.sqrt(statistics.var + epsilon), dtype=th.float64))
+        self.clip = float(clip)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """:param observations: ``(B, *)``. :return: The same shape."""
+        # In double precision, as VecNormalize does: a difference of large numbers
+        return ((observations.double() - self.mean) / self.std).clamp(-self.clip, self.clip).float()
+
+
 class DeterministicPolicy(nn.Module):
     """
     Raw observations in, the environment's actions out; what ``predict(..., deterministic=True)`` computes.
@@ -32,9 +56,6 @@ class DeterministicPolicy(nn.Module):
 
     low: th.Tensor
     high: th.Tensor
-    mean: th.Tensor
-    std: th.Tensor
-    clip: float
 
     def __init__(self, policy: PWMPolicy, vec_normalize: VecNormalize | None = None):
         super().__init__()
@@ -48,24 +69,37 @@ class DeterministicPolicy(nn.Module):
         _make_exportable(self.policy)
         self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
         self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
-        self.normalises = vec_normalize is not None and vec_normalize.norm_obs
-        if self.normalises:
-            assert vec_normalize is not None
-            if not isinstance(vec_normalize.obs_rms, RunningMeanStd):
-                raise ValueError("Only the normalisation of a Box observation can be exported, not of a Dict.")
-            std = np.sqrt(vec_normalize.obs_rms.var + vec_normalize.epsilon)
-            self.register_buffer("mean", th.as_tensor(vec_normalize.obs_rms.mean, dtype=th.float64))
-            self.register_buffer("std", th.as_tensor(std, dtype=th.float64))
-            self.clip = float(vec_normalize.clip_obs)
+        self.spaces = _named_spaces(policy.observation_space)
+        self.is_dict = isinstance(policy.observation_space, spaces.Dict)
+        self.normalisations = nn.ModuleList(_normalisation(name, vec_normalize) for name in self.spaces)
 
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """:param observations: ``(B, *observation)``. :return: The environment's actions, ``(B, *action)``."""
-        if self.normalises:
-            # In double precision, as VecNormalize does: a difference of large numbers
-            scaled = (observations.double() - self.mean) / self.std
-            observations = scaled.clamp(-self.clip, self.clip).float()
-        unit = self.policy(observations, deterministic=True).reshape(-1, *self.low.shape)
+    def forward(self, *observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: ``(B, *observation)``; of a ``Dict`` its entries, in the order of the space's keys.
+        :return: The environment's actions, ``(B, *action)``.
+        """
+        normalised = [module(values) for module, values in zip(self.normalisations, observations, strict=True)]
+        named = dict(zip(self.spaces, normalised, strict=True))
+        unit = self.policy(named if self.is_dict else normalised[0], deterministic=True).reshape(-1, *self.low.shape)
         return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
+
+
+def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
+    """The file's inputs, by name."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observations": space}
+
+
+def _normalisation(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
+    """Of an observation, or of a dictionary's entry of that name."""
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return nn.Identity()
+    statistics = vec_normalize.obs_rms
+    if isinstance(statistics, dict):
+        if name not in (vec_normalize.norm_obs_keys or ()):
+            return nn.Identity()
+        statistics = statistics[name]
+    assert isinstance(statistics, RunningMeanStd)
+    return Normalisation(statistics, vec_normalize.epsilon, vec_normalize.clip_obs)
 
 
 def _make_exportable(policy: nn.Module) -> None:
@@ -86,23 +120,20 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
     :param policy: The policy.
     :param path: The file: ``*.onnx`` (needs the packages onnx and onnxscript), or ``*.pt`` (TorchScript).
     :param vec_normalize: See :class:`DeterministicPolicy`.
-    :raises ValueError: If it has another ending, or the observations are a Dict.
+    :raises ValueError: If it has another ending.
     :raises ImportError: If ONNX is not installed; the message says what to install.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in .onnx or, for TorchScript, .pt.")
-    if not isinstance(policy.observation_space, spaces.Box):
-        raise ValueError(f"Only policies of Box observations can be exported, not of {policy.observation_space}.")
     model = DeterministicPolicy(policy, vec_normalize).eval()
-    dtype = th.from_numpy(np.zeros(0, policy.observation_space.dtype)).dtype
-    example = th.zeros(2, *policy.observation_space.shape, dtype=dtype)
+    examples = tuple(_example(space) for space in model.spaces.values())
     with replacing(path) as file, warnings.catch_warnings(), th.no_grad():
         warnings.filterwarnings("ignore", category=th.jit.TracerWarning)
         for category in (DeprecationWarning, FutureWarning):  # of torch and Python, about each other
             warnings.filterwarnings("ignore", category=category)
         if path.suffix == ".pt":
-            th.jit.save(th.jit.trace(model, example), file)
+            th.jit.save(th.jit.trace(model, examples), file)
             return
         try:
             import onnx  # noqa: F401
@@ -112,12 +143,17 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
         batch = th.export.Dim("batch", min=1)
         program = th.onnx.export(
             model,
-            (example,),
+            examples,
             dynamo=True,
-            dynamic_shapes=({0: batch},),
-            input_names=["observations"],
+            dynamic_shapes={"observations": tuple({0: batch} for _ in examples)},
+            input_names=list(model.spaces),
             output_names=["actions"],
             verbose=False,
         )
         assert program is not None
         file.write(program.model_proto.SerializeToString())
+
+
+def _example(space: spaces.Space) -> th.Tensor:
+    """Two observations, as a raw environment gives them."""
+    return th.from_numpy(np.zeros((2, *(space.shape or ())), space.dtype))

@@ -26,6 +26,12 @@ from sb3_pwm.pwm.imagination import squashed_action
 from sb3_pwm.world_model.model import ACTIVATIONS, WorldModel, WorldModelConfig
 
 LOG_STD_MAX = 2.0
+NOT_SUPPORTED = {
+    "share_features_extractor": "actor and critics see the world model's latent, and so share one extractor always.",
+    **dict.fromkeys(("use_sde", "use_expln"), "PWM's policy explores without gSDE."),
+    "clip_mean": "the mean passes through a tanh; set log_std_min and log_std_init for the standard deviation.",
+}
+"""Arguments of SB3's other off-policy policies that this one has no place for, and why."""
 
 
 class Actor(nn.Module):
@@ -103,7 +109,7 @@ class PWMPolicy(BasePolicy):
     """The extractor that ``features_extractor_class=None`` stands for."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PWMPolicy":
-        reject_unknown_keywords(cls, kwargs)
+        reject_unknown_keywords(cls, kwargs, NOT_SUPPORTED)
         return super().__new__(cls)
 
     def __init__(
@@ -231,12 +237,14 @@ class PWMPolicy(BasePolicy):
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
         """
         Write the deterministic policy to a file that runs without this package: raw observations ``(B, *observation)``
-        in, the environment's actions ``(B, *action)`` out.
+        in, the environment's actions ``(B, *action)`` out. A ``Dict``'s entries are an input each, in ONNX by their names,
+        in TorchScript in the order of the space's keys. Images have the layout of ``policy.observation_space``: channels
+        first.
 
         :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).
         :param vec_normalize: The normalisation that observations pass through first, if any
             (``model.get_vec_normalize_env()``).
-        :raises ValueError: If the path has another ending, or the observations are a Dict.
+        :raises ValueError: If the path has another ending.
         :raises ImportError: If ONNX is not installed.
         """
         from sb3_pwm.pwm.export import export_policy
