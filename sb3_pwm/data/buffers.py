@@ -318,7 +318,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         other.n_envs, other.buffer_size = n_envs, max(self.buffer_size * self.n_envs // n_envs, 1)
         other.pos, other.full, other.allocated, other._last_observations = 0, False, False, {}
         other._rows = None
-        oldest, n_rows = self._sampled_rows()
+        oldest, n_rows = self.sampled_rows()
         if n_rows == 0:
             return other
         rows, envs = np.broadcast_arrays(
@@ -335,7 +335,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         steps["timeouts"][newest] = np.maximum(steps["timeouts"][newest], 1.0 - steps["dones"][newest])
         steps["dones"][newest] = 1.0
         steps["observations"] = map_observations(lambda array: in_a_row(array[rows, envs]), self.observations)
-        steps["next_observations"] = map_observations(in_a_row, self._next_observations(rows, envs))
+        steps["next_observations"] = map_observations(in_a_row, self.next_observations_of(rows, envs))
         other._allocate()
         other._add_steps(steps)
         return other
@@ -356,7 +356,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             rewards=batch.rewards[0].unsqueeze(-1),
         )
 
-    def _sampled_rows(self) -> tuple[int, int]:
+    def sampled_rows(self) -> tuple[int, int]:
         """The oldest row that can be sampled, and how many there are from it on."""
         if not self.full:
             return 0, self.pos
@@ -367,7 +367,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def can_sample(self, horizon: int) -> bool:
         """:param horizon: Number of steps. :return: Whether there are sequences of so many."""
-        return self._sampled_rows()[1] >= horizon
+        return self.sampled_rows()[1] >= horizon
 
     def sample_sequences(self, batch_size: int, horizon: int, env: VecNormalize | None = None) -> SequenceBatch:
         """
@@ -382,7 +382,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         :return: The sequences, on the buffer's device.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
-        oldest, size = self._sampled_rows()
+        oldest, size = self.sampled_rows()
         if size < horizon:
             raise ValueError(
                 f"The replay buffer holds {size} steps per environment, fewer than horizon={horizon}: "
@@ -401,7 +401,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _gather_on_host(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """Observations ``(H + 1, B, *)``, actions, rewards, dones, timeouts ``(H, B, *)``, from the host's arrays."""
         first = map_observations(lambda array: array[steps[:1], envs], self.observations)
-        after = self._next_observations(steps, np.broadcast_to(envs, steps.shape))
+        after = self.next_observations_of(steps, np.broadcast_to(envs, steps.shape))
         observations = map_observations(lambda *parts: np.concatenate(parts), first, after)
         rewards = self._normalize_reward(self.rewards[steps, envs], env)
         arrays = (self.actions[steps, envs], rewards, self.dones[steps, envs], self.timeouts[steps, envs])
@@ -415,7 +415,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         # From page-locked memory the copy runs beside what the device and the host do meanwhile.
         return th.from_numpy(array).pin_memory().to(self.device, non_blocking=True)
 
-    def _next_observations(self, rows: np.ndarray, envs: np.ndarray) -> Any:
+    def next_observations_of(self, rows: np.ndarray, envs: np.ndarray) -> Any:
         """:param rows: Any shape. :param envs: The same shape. :return: What those steps led to, with that shape."""
         observations = map_observations(lambda array: array[rows, envs], self.next_observations)
         if self.optimize_memory_usage:

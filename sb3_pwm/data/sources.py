@@ -9,11 +9,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_pwm.common.plain_tensors import load_plain_tensors
+from sb3_pwm.data.buffers import SequenceReplayBuffer
 from sb3_pwm.data.dataset import Episode, SourceEpisode
 from sb3_pwm.data.minari_files import default_folder, find_datasets, iterate_episodes, open_dataset
 
@@ -169,9 +171,11 @@ def check_replay_buffer(buffer: Any, where: str) -> None:
     :param where: Where it comes from.
     :raises ValueError: If it is none of flat observations that has every episode's last one.
     """
-    if not isinstance(buffer, ReplayBuffer) or isinstance(buffer, DictReplayBuffer):
+    if not isinstance(buffer, ReplayBuffer):
         raise ValueError(f"{where} holds a {type(buffer).__name__}, not a replay buffer of flat observations.")
-    if buffer.optimize_memory_usage:
+    if isinstance(buffer.observation_space, spaces.Dict):
+        raise ValueError(f"{where} holds a replay buffer of Dict observations: data sets take flat ones.")
+    if buffer.optimize_memory_usage and not isinstance(buffer, SequenceReplayBuffer):
         raise ValueError(f"{where} lacks every episode's last observation: train with optimize_memory_usage=False.")
 
 
@@ -181,12 +185,16 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
     :return: Its episodes in the order they were seen in, environment by environment; those whose beginning or end it
         does not hold are left out.
     """
-    size = buffer.size()
-    order = (np.arange(size) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+    oldest, size = buffer.pos if buffer.full else 0, buffer.size()
+    if isinstance(buffer, SequenceReplayBuffer):
+        oldest, size = buffer.sampled_rows()
+    order = (np.arange(size) + oldest) % buffer.buffer_size
     for column in range(buffer.n_envs if size else 0):
-        observations, following = (
-            array[order, column].reshape(size, -1) for array in (buffer.observations, buffer.next_observations)
-        )
+        observations = buffer.observations[order, column].reshape(size, -1)
+        if isinstance(buffer, SequenceReplayBuffer):
+            following = buffer.next_observations_of(order, np.full(size, column)).reshape(size, -1)
+        else:
+            following = buffer.next_observations[order, column].reshape(size, -1)
         dones, timeouts = buffer.dones[order, column] > 0.5, buffer.timeouts[order, column] > 0.5
         # Where training was stopped and gone on with, an episode breaks off without an end, and a new one begins.
         same = np.array(

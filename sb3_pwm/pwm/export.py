@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -93,7 +93,7 @@ def _normalisation(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
     """Of an observation, or of a dictionary's entry of that name."""
     if vec_normalize is None or not vec_normalize.norm_obs:
         return nn.Identity()
-    statistics = vec_normalize.obs_rms
+    statistics: Any = vec_normalize.obs_rms
     if isinstance(statistics, dict):
         if name not in (vec_normalize.norm_obs_keys or ()):
             return nn.Identity()

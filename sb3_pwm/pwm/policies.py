@@ -157,6 +157,13 @@ class PWMPolicy(BasePolicy):
         self.log_std_init = log_std_init
         self.log_std_min = log_std_min
 
+        if issubclass(self.features_extractor_class, CombinedExtractor) and not isinstance(
+            observation_space, spaces.Dict
+        ):
+            raise ValueError(
+                f"MultiInputPolicy is for Dict observations, not {observation_space}: use MlpPolicy, or CnnPolicy for "
+                "images."
+            )
         try:
             self.features_extractor = self.make_features_extractor()
         except RuntimeError as error:  # what a convolution raises whose input is smaller than its kernel
@@ -237,8 +244,8 @@ class PWMPolicy(BasePolicy):
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
         """
         Write the deterministic policy to a file that runs without this package: raw observations ``(B, *observation)``
-        in, the environment's actions ``(B, *action)`` out. A ``Dict``'s entries are an input each, in ONNX by their names,
-        in TorchScript in the order of the space's keys. Images have the layout of ``policy.observation_space``: channels
+        in, the environment's actions ``(B, *action)`` out. A ``Dict``'s entries are an input each: in ONNX by their
+        names, in TorchScript in the order of the space's keys. Images are as in ``policy.observation_space``: channels
         first.
 
         :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).

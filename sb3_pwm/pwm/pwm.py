@@ -928,6 +928,11 @@ class PWM(OffPolicyAlgorithm):
             return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except (zipfile.BadZipFile, zlib.error, EOFError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged and cannot be loaded: {error}") from error
+        except AssertionError as error:
+            # A file that is cut short can pass for a whole one: the last part of it is a zip file of its own.
+            if "found in the saved file" not in str(error):
+                raise
+            raise ValueError(f"{path} is cut short, or not a saved model at all: {error}.") from error
 
     def load_replay_buffer(self, path: str | Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
