@@ -95,6 +95,6 @@ setup(
             "types-PyYAML",
             "setuptools>=77",
         ],
-        "docs": ["sphinx", "myst-parser", "furo"],
+        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo"],
     },
 )

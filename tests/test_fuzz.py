@@ -2,37 +2,14 @@
 
 import io
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_env import TINY, RandomEnv, some
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pwm import PWM
-
-TINY = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8]))
-
-
-class RandomEnv(gymnasium.Env):
-    """Random observations and rewards of given spaces; ends for good, or is cut off, after some steps."""
-
-    def __init__(self, observation_space, action_space, length, terminates):
-        self.observation_space, self.action_space = observation_space, action_space
-        self.length, self.terminates = length, terminates
-        self.steps = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(np.asarray(action, self.action_space.dtype)), action
-        self.steps += 1
-        ended = self.steps >= self.length
-        reward = float(self.np_random.normal())
-        return self.observation_space.sample(), reward, ended and self.terminates, ended and not self.terminates, {}
 
 
 def boxes(dtypes):
@@ -52,6 +29,12 @@ OBSERVATIONS = st.one_of(
     st.lists(st.integers(2, 4), min_size=1, max_size=3).map(spaces.MultiDiscrete),
     st.integers(1, 5).map(spaces.MultiBinary),
 )
+IMAGES = st.builds(
+    lambda n, size: spaces.Box(0, 255, (n, size, size), np.uint8), st.integers(1, 3), st.integers(36, 40)
+)
+DICTS = st.dictionaries(st.sampled_from("abcd"), st.one_of(OBSERVATIONS, IMAGES), min_size=1, max_size=3).map(
+    spaces.Dict
+)
 ARGUMENTS = st.fixed_dictionaries(
     dict(
         horizon=st.integers(1, 6),
@@ -70,17 +53,43 @@ ARGUMENTS = st.fixed_dictionaries(
         tau=st.sampled_from([0.02, 1.0]),
         ent_coef=st.sampled_from(["auto", "auto_0.1", 0.0, 0.01]),
         checkpoint_rollout=st.booleans(),
+        optimize_memory_usage=st.booleans(),
     )
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+SETTINGS = dict(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@settings(max_examples=60, **SETTINGS)
 @given(OBSERVATIONS, boxes([np.float32, np.float64]), st.integers(1, 3), st.integers(1, 12), st.booleans(), ARGUMENTS)
 def test_what_is_accepted_works(observation_space, action_space, n_envs, length, terminates, arguments):
+    check("MlpPolicy", observation_space, action_space, n_envs, length, terminates, arguments)
+
+
+@settings(max_examples=25, **SETTINGS)
+@given(
+    st.one_of(
+        st.tuples(st.just("CnnPolicy"), IMAGES),
+        st.tuples(st.just("MlpPolicy"), IMAGES),
+        st.tuples(st.just("MultiInputPolicy"), DICTS),
+    ),
+    boxes([np.float32, np.float64]),
+    st.integers(1, 3),
+    st.integers(1, 12),
+    st.booleans(),
+    ARGUMENTS,
+)
+def test_images_and_dictionaries(policy_and_space, action_space, n_envs, length, terminates, arguments):
+    check(*policy_and_space, action_space, n_envs, length, terminates, arguments)
+
+
+def check(policy, observation_space, action_space, n_envs, length, terminates, arguments):
+    """Refused at the door, or it learns, acts within the bounds, and is the same after it was saved."""
     env = make_vec_env(lambda: RandomEnv(observation_space, action_space, length, terminates), n_envs, seed=0)
     try:
-        model = PWM("MlpPolicy", env, device="cpu", seed=0, policy_kwargs=TINY, **arguments)
-    except ValueError:  # refused at the door
+        model = PWM(policy, env, device="cpu", seed=0, policy_kwargs=TINY, **arguments)
+    except ValueError:
         return
     model.learn(45)
     assert model.num_timesteps >= 45
@@ -88,7 +97,7 @@ def test_what_is_accepted_works(observation_space, action_space, n_envs, length,
     model.save(file)
     file.seek(0)
     loaded = PWM.load(file, env, device="cpu")
-    observations = np.stack([np.asarray(observation_space.sample()) for _ in range(3)])
+    observations = some(env.observation_space, 3)
     actions = model.predict(observations, deterministic=True)[0]
     assert actions.shape == (3, *action_space.shape)
     assert ((actions >= action_space.low - 1e-6) & (actions <= action_space.high + 1e-6)).all()

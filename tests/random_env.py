@@ -1,0 +1,39 @@
+"""An environment of any spaces, for the tests of what PWM does with them."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+TINY: dict[str, Any] = dict(
+    latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8])
+)
+
+
+class RandomEnv(gymnasium.Env):
+    """Random observations and rewards of given spaces; ends for good, or is cut off, after some steps."""
+
+    def __init__(self, observation_space, action_space=spaces.Box(-2.0, 1.0, (2,)), length=12, terminates=False):  # noqa: B008
+        self.observation_space, self.action_space = observation_space, action_space
+        self.length, self.terminates = length, terminates
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, self.action_space.dtype)), action
+        self.steps += 1
+        ended = self.steps >= self.length
+        reward = float(self.np_random.normal())
+        return self.observation_space.sample(), reward, ended and self.terminates, ended and not self.terminates, {}
+
+
+def some(space, n):
+    """``n`` observations of a space, as a batch."""
+    if isinstance(space, spaces.Dict):
+        return {key: some(entry, n) for key, entry in space.spaces.items()}
+    return np.stack([np.asarray(space.sample()) for _ in range(n)])

@@ -1,0 +1,375 @@
+"""The policies: observations of every kind, networks and extractors as SB3's users write them."""
+
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from random_env import TINY, RandomEnv, some
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+    is_vecenv_wrapped,
+)
+from torch import nn
+
+from sb3_pwm import PWM, CnnPolicy, MultiInputPolicy, PWMPolicy, WorldModel, WorldModelConfig
+
+IMAGE = spaces.Box(0, 255, (2, 36, 36), np.uint8)
+ENTRIES = spaces.Dict(
+    image=IMAGE,
+    vector=spaces.Box(-1.0, 1.0, (3,), np.float32),
+    wide=spaces.Box(-1.0, 1.0, (2, 2), np.float64),
+    number=spaces.Discrete(4),
+    bits=spaces.MultiBinary(3),
+)
+SMALL = dict(policy_kwargs=TINY, learning_starts=15, batch_size=6, buffer_size=200, device="cpu", seed=0)
+
+
+def with_kwargs(**policy_kwargs):
+    return {**SMALL, "policy_kwargs": {**TINY, **policy_kwargs}}
+
+
+def changed(before, module):
+    """Names of the parameters that have changed since."""
+    return {name for name, value in module.state_dict().items() if not th.equal(before[name], value)}
+
+
+def copy_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("policy", "space"),
+    [
+        ("CnnPolicy", IMAGE),
+        ("MlpPolicy", IMAGE),
+        ("MultiInputPolicy", ENTRIES),
+        ("MultiInputPolicy", spaces.Dict(vector=ENTRIES["vector"])),
+        ("MlpPolicy", spaces.MultiBinary((2, 3))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_learns_saves_loads_and_acts(policy, space, n_envs, once, tmp_path):
+    env = make_vec_env(lambda: RandomEnv(space), n_envs, seed=0)
+    model = PWM(policy, env, optimize_memory_usage=once, **SMALL)
+    before = copy_of(model.policy)
+    model.learn(40)
+    moved = changed(before, model.policy)
+    for part in ("world_model.encoder", "world_model.dynamics", "actor", "critic."):
+        assert any(name.startswith(part) for name in moved), part
+    extractor = set(model.policy.features_extractor.state_dict())
+    assert all(f"features_extractor.{name}" in moved for name in extractor)
+
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", device="cpu")
+    assert type(loaded.policy) is type(model.policy)
+    batch = some(env.observation_space, 4)
+    actions, _ = model.predict(batch, deterministic=True)
+    assert actions.shape == (4, 2)
+    np.testing.assert_array_equal(actions, loaded.predict(batch, deterministic=True)[0])
+    one = {key: value[1] for key, value in batch.items()} if isinstance(batch, dict) else batch[1]
+    action, _ = loaded.predict(one, deterministic=True)
+    assert action.shape == (2,)
+    np.testing.assert_allclose(action, actions[1], atol=1e-5)
+
+    model.policy.save(str(tmp_path / "policy"))
+    alone = type(model.policy).load(str(tmp_path / "policy"), device="cpu")
+    np.testing.assert_array_equal(actions, alone.predict(batch, deterministic=True)[0])
+
+
+def test_the_dynamics_target_is_the_encoding_of_the_true_next_observation():
+    """Gradient reaches the extractor through a sequence's first observation alone, and the targets are the others'."""
+    model = PWM("CnnPolicy", RandomEnv(IMAGE), **SMALL).learn(30)
+    policy, horizon = model.policy, model.horizon
+    np.random.seed(3)
+    raw = model.replay_buffer.sample_sequences(6, horizon)
+    np.random.seed(3)
+    batch = model._sample(6, horizon)
+    policy.set_training_mode(False)
+    expected = policy.extract_features(raw.observations.flatten(0, 1), policy.features_extractor)
+    th.testing.assert_close(batch.observations, expected.unflatten(0, (horizon + 1, 6)), rtol=1e-4, atol=1e-5)
+    assert batch.observations.requires_grad
+    loss = batch.observations[1:].sum()
+    parameter = next(policy.features_extractor.parameters())
+    (gradient,) = th.autograd.grad(loss, [parameter], retain_graph=True)
+    assert (gradient == 0.0).all()
+    (gradient,) = th.autograd.grad(batch.observations[0].sum(), [parameter])
+    assert (gradient != 0.0).any()
+
+
+def test_a_frozen_world_model_freezes_the_extractor_too():
+    model = PWM("CnnPolicy", RandomEnv(IMAGE), world_model_steps=0, **SMALL)
+    before = copy_of(model.policy)
+    model.learn(30)
+    moved = changed(before, model.policy)
+    assert not any(name.startswith(("features_extractor", "world_model")) for name in moved)
+    assert any(name.startswith("actor") for name in moved)
+
+
+def test_a_dictionary_of_one_vector_learns_what_the_vector_does():
+    vector = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    class Fixed(RandomEnv):
+        """The same observations every time."""
+
+        def reset(self, *, seed=None, options=None):
+            self.observation_space.seed(5)
+            return super().reset(seed=7, options=options)
+
+    observation, actions = np.array([0.1, -0.5, 0.7], np.float32), []
+    for flat in (False, True):
+        env = Fixed(spaces.Dict(vector=vector))
+        env = gym.wrappers.FlattenObservation(env) if flat else env
+        model = PWM("MlpPolicy" if flat else "MultiInputPolicy", env, **SMALL)
+        seen = observation if flat else {"vector": observation}
+        before = model.predict(seen, deterministic=True)[0]
+        actions.append((before, model.learn(60).predict(seen, deterministic=True)[0]))
+    np.testing.assert_allclose(*actions, atol=1e-6)
+
+
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_images_are_transposed_where_channels_come_last(channel_last, tmp_path):
+    env = FakeImageEnv(screen_height=40, screen_width=38, n_channels=1, discrete=False, channel_first=not channel_last)
+    kwargs = with_kwargs(features_extractor_kwargs=dict(features_dim=16))
+    model = PWM("CnnPolicy", env, **kwargs).learn(30)
+    assert is_vecenv_wrapped(model.get_env(), VecTransposeImage) == channel_last
+    observation, _ = env.reset()
+    action, _ = model.predict(observation, deterministic=True)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(
+        action, PWM.load(tmp_path / "model", env=env, **kwargs).predict(observation, deterministic=True)[0]
+    )
+
+
+def test_frames_are_stacked_in_dictionaries():
+    env = DummyVecEnv([lambda: SimpleMultiObsEnv(random_start=True, discrete_actions=False, channel_last=False)])
+    env = VecFrameStack(env, n_stack=3, channels_order={"vec": None, "img": "first"})
+    model = PWM("MultiInputPolicy", env, **with_kwargs(features_extractor_kwargs=dict(cnn_output_dim=8)))
+    assert model.learn(40).policy.world_model.config.observation_dim == 3 * 5 + 8
+
+
+def test_dictionaries_of_subprocesses_and_normalised_entries():
+    env = make_vec_env(RandomEnv, 2, seed=0, vec_env_cls=SubprocVecEnv, env_kwargs=dict(observation_space=ENTRIES))
+    env = VecNormalize(env, norm_obs_keys=["vector", "wide"])
+    model = PWM("MultiInputPolicy", env, **SMALL)
+    model.learn(60)
+    stored = model.replay_buffer.observations["vector"][: model.replay_buffer.size()]
+    assert (np.abs(stored) <= 1.0).all()  # as they came
+    np.random.seed(0)
+    raw = model.replay_buffer.sample_sequences(8, 2)
+    np.random.seed(0)
+    batch = model.replay_buffer.sample_sequences(8, 2, env=env)
+    expected = env.normalize_obs({key: value.numpy() for key, value in raw.observations.items()})
+    for key, values in expected.items():
+        np.testing.assert_allclose(batch.observations[key].numpy(), values, rtol=1e-5, atol=1e-6)
+    assert (batch.observations["image"] == raw.observations["image"]).all()
+    env.close()
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+def test_normalize_images(normalize_images):
+    model = PWM("CnnPolicy", RandomEnv(IMAGE), **with_kwargs(normalize_images=normalize_images))
+    seen = []
+    model.policy.features_extractor.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model.predict(np.full(IMAGE.shape, 255, np.uint8))
+    assert seen[0].dtype == (th.float32 if normalize_images else th.uint8) or seen[0].max() == 255.0
+    assert seen[0].max() == (1.0 if normalize_images else 255)
+
+
+def test_images_of_a_normalising_wrapper_need_normalize_images_false():
+    def env():
+        return VecNormalize(DummyVecEnv([lambda: RandomEnv(IMAGE)]))
+
+    with pytest.raises(AssertionError, match="NatureCNN only with images"):
+        PWM("CnnPolicy", env(), **SMALL)
+    PWM("CnnPolicy", env(), **with_kwargs(normalize_images=False)).learn(20)
+
+
+# --- networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "pi", "vf"),
+    [
+        (None, [128, 128], [128, 128]),
+        ([], [], []),
+        ([4], [4], [4]),
+        ([8, 4], [8, 4], [8, 4]),
+        (dict(pi=[8], vf=[4, 4]), [8], [4, 4]),
+        (dict(pi=[8], qf=[4, 4]), [8], [4, 4]),
+    ],
+)
+def test_net_arch(net_arch, pi, vf):
+    model = PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(net_arch=net_arch)).learn(20)
+    hidden = [layer.out_features for layer in model.policy.actor.mean if isinstance(layer, nn.Linear)]
+    assert hidden == [*pi, 1]
+    weights = [value.shape[-1] for name, value in model.policy.critic.state_dict().items() if value.dim() == 3]
+    assert [size for size in weights if size != 1][::4] == vf or not vf
+    assert model.policy.net_arch == dict(pi=pi, vf=vf)
+
+
+@pytest.mark.parametrize("net_arch", [dict(pi=[8]), dict(pi=[8], vf=[8], qf=[8]), "big", [[8]], [0], [8.5]])
+def test_bad_net_arch(net_arch):
+    with pytest.raises(ValueError, match="net_arch must"):
+        PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(net_arch=net_arch))
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x**2
+
+
+@pytest.mark.parametrize(
+    ("activation_fn", "of_world_model"), [(nn.Tanh, nn.Tanh), (nn.GELU, nn.GELU), (Square, nn.SiLU), (nn.Mish, nn.Mish)]
+)
+def test_any_activation(activation_fn, of_world_model, tmp_path):
+    model = PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(activation_fn=activation_fn)).learn(20)
+
+    def used(module):
+        return any(isinstance(child, activation_fn) for child in module.modules())
+
+    assert used(model.policy.actor)
+    assert used(model.policy.critic)
+    assert any(isinstance(child, of_world_model) for child in model.policy.world_model.modules())
+    model.save(tmp_path / "model")
+    assert used(PWM.load(tmp_path / "model", device="cpu").policy.actor)
+
+
+def test_bad_activation():
+    with pytest.raises(ValueError, match="activation_fn must be a module class"):
+        PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(activation_fn=th.tanh))
+
+
+def test_optimizers_get_their_class_and_arguments():
+    for name, kwargs in (("NAdam", dict(weight_decay=1e-3)), ("RMSprop", None)):
+        optimizer_class = getattr(th.optim, name)
+        model = PWM(
+            "MlpPolicy", "Pendulum-v1", **with_kwargs(optimizer_class=optimizer_class, optimizer_kwargs=kwargs)
+        ).learn(20)
+        for part in ("actor", "critic", "world_model"):
+            optimizer = getattr(model.policy, f"{part}_optimizer")
+            assert type(optimizer) is optimizer_class
+            assert optimizer.param_groups[0]["weight_decay"] == (kwargs or {}).get("weight_decay", 0)
+
+
+# --- features extractors ------------------------------------------------------------------------------------------
+
+
+class Noisy(BaseFeaturesExtractor):
+    """Batch normalisation and dropout: what differs between training and acting."""
+
+    def __init__(self, observation_space, features_dim=7):
+        super().__init__(observation_space, features_dim)
+        self.linear = nn.Linear(observation_space.shape[0], features_dim)
+        self.norm, self.dropout = nn.BatchNorm1d(features_dim), nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(self.norm(self.linear(observations)))
+
+
+def test_custom_extractor_trains_in_training_mode_and_acts_in_evaluation_mode(tmp_path):
+    kwargs = with_kwargs(features_extractor_class=Noisy, features_extractor_kwargs=dict(features_dim=5))
+    model = PWM("MlpPolicy", "Pendulum-v1", gradient_steps=0, **kwargs)
+    extractor = model.policy.features_extractor
+    assert model.policy.world_model.config.observation_dim == 5
+    before = copy_of(extractor)
+    observation = np.array([0.1, 0.2, 0.3], np.float32)
+    first, _ = model.predict(observation, deterministic=True)
+    for _ in range(5):
+        np.testing.assert_array_equal(first, model.predict(observation, deterministic=True)[0])
+    model.learn(60)
+    assert not changed(before, extractor), "collecting steps changes nothing"
+    model.gradient_steps = 1
+    model.learn(30, reset_num_timesteps=False)
+    moved = changed(before, extractor)
+    assert {"linear.weight", "norm.weight", "norm.running_mean", "norm.running_var"} <= moved
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(
+        model.predict(observation, deterministic=True)[0], loaded.predict(observation, deterministic=True)[0]
+    )
+
+
+# --- errors at the door -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "error", "message"),
+    [
+        ("MlpPolicy", ENTRIES, ValueError, "You must use `MultiInputPolicy`"),
+        ("CnnPolicy", ENTRIES, ValueError, "You must use `MultiInputPolicy`"),
+        ("MultiInputPolicy", IMAGE, ValueError, "MultiInputPolicy is for Dict observations.*CnnPolicy for images"),
+        ("CnnPolicy", spaces.Box(-1, 1, (3,)), AssertionError, "NatureCNN only with images"),
+        ("CnnPolicy", spaces.Box(0, 255, (3, 20, 20), np.uint8), ValueError, "NatureCNN does not fit.*36 x 36"),
+        (
+            "MultiInputPolicy",
+            spaces.Dict(a=spaces.Box(0, 255, (3, 20, 20), np.uint8)),
+            ValueError,
+            "CombinedExtractor does not fit.*36 x 36",
+        ),
+        ("MlpPolicy", spaces.Tuple([IMAGE, IMAGE]), ValueError, "takes no Tuple observations: make them a Dict"),
+        ("MultiInputPolicy", spaces.Dict(a=spaces.Dict(b=IMAGE)), NotImplementedError, "Nested observation spaces"),
+        ("GruPolicy", IMAGE, ValueError, "Policy GruPolicy unknown"),
+    ],
+)
+def test_wrong_policy_for_the_observations(policy, space, error, message):
+    with pytest.raises(error, match=re.compile(message, re.DOTALL)):
+        PWM(policy, RandomEnv(space), **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        (dict(share_features_extractor=False), "share one extractor always"),
+        (dict(use_sde=True), "explores without gSDE"),
+        (dict(log_std=1.0), "has no argument 'log_std'"),
+    ],
+)
+def test_arguments_of_other_policies(policy_kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(**policy_kwargs))
+
+
+def test_a_pretrained_world_model_sees_no_features():
+    config = WorldModelConfig(observation_dim=512, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)
+    with pytest.raises(ValueError, match="sees observations as they are, not the features of an untrained NatureCNN"):
+        PWM("CnnPolicy", RandomEnv(IMAGE), world_model=WorldModel(config), **with_kwargs(world_model_kwargs=None))
+    # A dictionary of vectors is nothing but a longer vector.
+    vectors = spaces.Dict(a=spaces.Box(-1.0, 1.0, (3,)), b=spaces.Box(-1.0, 1.0, (2,)))
+    config = WorldModelConfig(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)
+    kwargs = {**SMALL, "policy_kwargs": dict(net_arch=[8])}
+    PWM("MultiInputPolicy", RandomEnv(vectors), world_model=WorldModel(config), **kwargs).learn(20)
+
+
+@pytest.mark.parametrize("bad", ["vector", "image"])
+def test_nan_in_a_dictionary_names_the_entry(bad):
+    space = spaces.Dict(vector=spaces.Box(-1, 1, (3,)), image=spaces.Box(-1, 1, (2, 2)))
+
+    class Failing(RandomEnv):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            if self.steps == 5:
+                observation[bad] = np.full_like(observation[bad], np.nan)
+            return observation, *rest
+
+    model = PWM("MultiInputPolicy", Failing(space), **SMALL)
+    with pytest.raises(ValueError, match=f"observation '{bad}' of environment 0 is NaN or infinite at step 5"):
+        model.learn(30)
+    assert model.replay_buffer.size() == 4
+
+
+def test_policy_classes_are_exported_and_taken():
+    assert issubclass(CnnPolicy, PWMPolicy)
+    PWM(CnnPolicy, RandomEnv(IMAGE), **SMALL)
+    PWM(MultiInputPolicy, RandomEnv(ENTRIES), **SMALL)
