@@ -2,7 +2,7 @@
 
 from sb3_pwm.data import OfflineDataset, SequenceBatch, SequenceReplayBuffer
 from sb3_pwm.envs import register_envs
-from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
+from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy, latest_checkpoint
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
 __version__ = "0.1.0"
@@ -21,4 +21,5 @@ __all__ = [
     "WorldModel",
     "WorldModelConfig",
     "__version__",
+    "latest_checkpoint",
 ]

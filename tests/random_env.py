@@ -9,12 +9,14 @@ from gymnasium import spaces
 TINY: dict[str, Any] = dict(
     latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8])
 )
+VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
+ACTIONS = spaces.Box(-2.0, 1.0, (2,), np.float32)
 
 
 class RandomEnv(gymnasium.Env):
     """Random observations and rewards of given spaces; ends for good, or is cut off, after some steps."""
 
-    def __init__(self, observation_space, action_space=spaces.Box(-2.0, 1.0, (2,)), length=12, terminates=False):  # noqa: B008
+    def __init__(self, observation_space=VECTOR, action_space=ACTIONS, length=12, terminates=False):
         self.observation_space, self.action_space = observation_space, action_space
         self.length, self.terminates = length, terminates
         self.steps = 0

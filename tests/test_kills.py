@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sb3_pwm import PWM
+from sb3_pwm import PWM, latest_checkpoint
 
 TRAIN = textwrap.dedent(
     """
@@ -21,20 +21,18 @@ TRAIN = textwrap.dedent(
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from sb3_pwm import PWM
+    from sb3_pwm import PWM, latest_checkpoint
 
     folder = Path(sys.argv[1])
-    numbers = lambda pattern: {int(path.stem.split("_")[-2]) for path in folder.glob(pattern)}
-    # A checkpoint is written in this order: model, replay buffer, statistics.
-    whole = numbers("run_[0-9]*.zip") & numbers("run_replay_buffer_*.pkl") & numbers("run_vecnormalize_*.pkl")
+    checkpoint = latest_checkpoint(folder, "run", save_replay_buffer=True, save_vecnormalize=True)
     env = make_vec_env("Pendulum-v1", seed=0)
-    if whole:
-        steps = max(whole)
-        env = VecNormalize.load(folder / f"run_vecnormalize_{steps}_steps.pkl", env)
-        model = PWM.load(folder / f"run_{steps}_steps.zip", env, device="cpu")
-        model.load_replay_buffer(folder / f"run_replay_buffer_{steps}_steps.pkl")
-        assert model.num_timesteps == steps
-        print("resumed", steps, model.replay_buffer.size(), int(env.obs_rms.count), model._n_updates, flush=True)
+    if checkpoint:
+        env = VecNormalize.load(checkpoint.vec_normalize, env)
+        model = PWM.load(checkpoint.model, env, device="cpu")
+        model.load_replay_buffer(checkpoint.replay_buffer)
+        assert model.num_timesteps == checkpoint.steps
+        n_stored = model.replay_buffer.size()
+        print("resumed", checkpoint.steps, n_stored, int(env.obs_rms.count), model._n_updates, flush=True)
     else:
         tiny = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
         model = PWM("MlpPolicy", VecNormalize(env), learning_starts=20, batch_size=8, buffer_size=20_000, seed=0,
@@ -42,18 +40,14 @@ TRAIN = textwrap.dedent(
         print("begun", flush=True)
     # So often that many a kill falls into one
     callback = CheckpointCallback(5, folder, "run", save_replay_buffer=True, save_vecnormalize=True)
-    model.learn(1_000_000, callback, reset_num_timesteps=not whole)
+    model.learn(1_000_000, callback, reset_num_timesteps=not checkpoint)
     """
 )
 
 
-def checkpoints(folder):
-    """Steps of those that are there in whole."""
-    found = []
-    for pattern in ("run_*_steps.zip", "run_replay_buffer_*_steps.pkl", "run_vecnormalize_*_steps.pkl"):
-        names = [path.name for path in folder.glob(pattern) if re.fullmatch(pattern.replace("*", r"\d+"), path.name)]
-        found.append({int(re.findall(r"\d+", name)[0]) for name in names})
-    return sorted(set.intersection(*found))
+def last_steps(folder):
+    checkpoint = latest_checkpoint(folder, "run", save_replay_buffer=True, save_vecnormalize=True)
+    return checkpoint.steps if checkpoint else 0
 
 
 @pytest.mark.parametrize("n_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -68,7 +62,7 @@ def test_killed_and_resumed(tmp_path, n_kills):
             while not log.read_text() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             # At least one checkpoint further, then at any moment
-            while checkpoints(tmp_path)[-1:] <= [last] and process.poll() is None and time.monotonic() < deadline:
+            while last_steps(tmp_path) <= last and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.5))
             assert process.poll() is None, log.read_text()
@@ -83,7 +77,7 @@ def test_killed_and_resumed(tmp_path, n_kills):
             assert n_seen >= steps  # observations, those of resets too
             assert steps - 20 - 2 * runs <= n_updates <= steps - 20
             resumed.append(steps)
-        last = checkpoints(tmp_path)[-1]
+        last = last_steps(tmp_path)
         for path in tmp_path.glob("run_*"):  # whatever a killed process has left lying, and all but the newest two
             if path.suffix in (".zip", ".pkl") and int(re.findall(r"\d+", path.name)[0]) < last - 5:
                 path.unlink()

@@ -1,0 +1,644 @@
+"""Saving and loading, whole and in parts; bad files; and the same again after the same seed."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+import zipfile
+from collections import OrderedDict
+from copy import deepcopy
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from random_env import TINY, RandomEnv, some
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_pwm import PWM, OfflineDataset, latest_checkpoint
+
+SMALL = dict(policy_kwargs=TINY, learning_starts=15, batch_size=6, buffer_size=200, device="cpu", seed=0)
+IMAGES = spaces.Box(0, 255, (2, 36, 36), np.uint8)
+KINDS = {
+    "MlpPolicy": spaces.Box(-1.0, 1.0, (3,), np.float32),
+    "CnnPolicy": IMAGES,
+    "MultiInputPolicy": spaces.Dict(image=IMAGES, vector=spaces.Box(-1.0, 1.0, (3,), np.float32)),
+}
+OBSERVATION = np.array([0.3, -0.2, 1.0], np.float32)
+
+
+def pendulum(**kwargs):
+    return PWM("MlpPolicy", "Pendulum-v1", **{**SMALL, **kwargs})
+
+
+def act(model):
+    return model.predict(OBSERVATION, deterministic=True)[0]
+
+
+def assert_same_parameters(first, second):
+    for name, theirs in first.get_parameters().items():
+        ours = second.get_parameters()[name]
+        if "optimizer" in name:
+            assert theirs["param_groups"] == ours["param_groups"]
+            theirs, ours = ({(k, n): v for k, s in d["state"].items() for n, v in s.items()} for d in (theirs, ours))
+        assert theirs.keys() == ours.keys()
+        for key, value in theirs.items():
+            assert th.equal(value, ours[key]), (name, key)
+    assert first.ent_coef_optimizer is None or th.equal(first.log_ent_coef, second.log_ent_coef)
+
+
+# --- whole models -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, Path, "file", "bytes"])
+@pytest.mark.parametrize("with_env", [False, True])
+def test_to_path_and_to_file(tmp_path, kind, with_env):
+    model = pendulum().learn(20)
+    env = gym.make("Pendulum-v1") if with_env else None
+    if kind in (str, Path):
+        model.save(kind(tmp_path / "folder" / "model"))
+        model.save_replay_buffer(kind(tmp_path / "folder" / "buffer"))
+        assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["buffer.pkl", "model.zip"]
+        loaded = PWM.load(kind(tmp_path / "folder" / "model"), env=env)
+        loaded.load_replay_buffer(kind(tmp_path / "folder" / "buffer"))
+    else:
+        with io.BytesIO() if kind == "bytes" else tempfile.TemporaryFile() as file:
+            model.save(file)
+            file.seek(0)
+            loaded = PWM.load(file, env=env)
+            assert not file.closed
+        with io.BytesIO() if kind == "bytes" else tempfile.TemporaryFile() as file:
+            model.save_replay_buffer(file)
+            file.seek(0)
+            loaded.load_replay_buffer(file)
+            assert not file.closed
+    assert (loaded.get_env() is not None) == with_env
+    np.testing.assert_array_equal(act(model), act(loaded))
+    assert loaded.replay_buffer.size() == 20
+    assert loaded.num_timesteps == 20
+    if with_env:
+        assert loaded.learn(10, reset_num_timesteps=False).num_timesteps == 30
+
+
+CONTINUE = textwrap.dedent(
+    """
+    import sys
+    import numpy as np, torch as th
+    from stable_baselines3.common.logger import configure
+    from sb3_pwm import PWM
+
+    th.set_num_threads(1)
+    model = PWM.load(sys.argv[1] + "/model", device="cpu")
+    model.load_replay_buffer(sys.argv[1] + "/buffer")
+    model.set_logger(configure(None, []))
+    model.set_random_seed(3)
+    model.train(gradient_steps=3, batch_size=6)
+    model.save(sys.argv[1] + "/continued")
+    """
+)
+
+
+@pytest.mark.parametrize("policy", KINDS)
+@pytest.mark.parametrize("settings", ["learned", "fixed"])
+def test_a_new_process_goes_on_bit_for_bit(tmp_path, policy, settings):
+    """Optimisers, schedules, running statistics, entropy coefficient: the same next updates, given the same batches."""
+    kwargs = dict(
+        learned=dict(ent_coef="auto_0.1", learning_rate=lambda progress: 1e-3 * progress, replay_critic_coef=1.0,
+                     replay_critic_horizon=5),
+        fixed=dict(ent_coef=0.01, critic_learning_rate="lin_1e-3", optimize_memory_usage=True, horizon=2, n_critics=2),
+    )[settings]  # fmt: skip
+    policy_kwargs = dict(TINY, n_critics=kwargs.pop("n_critics", 3))
+    env = make_vec_env(lambda: RandomEnv(KINDS[policy], terminates=True), 2, seed=0)
+    model = PWM(policy, env, **{**SMALL, "policy_kwargs": policy_kwargs}, **kwargs).learn(40)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    command = [sys.executable, "-c", CONTINUE, str(tmp_path)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    before = deepcopy(model.policy.state_dict())
+    model.set_random_seed(3)
+    model.train(gradient_steps=3, batch_size=6)
+    assert any(not th.equal(value, model.policy.state_dict()[name]) for name, value in before.items())
+    continued = PWM.load(tmp_path / "continued", device="cpu")
+    assert_same_parameters(model, continued)
+    assert continued._n_updates == model._n_updates
+    assert continued.num_timesteps == 40
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU: without one there is no other device to load on")
+def test_on_another_device(tmp_path):
+    model = pendulum().learn(20)
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cuda")
+    assert all(value.device.type == "cuda" for value in loaded.policy.state_dict().values())
+    assert loaded.log_ent_coef.device.type == "cuda"
+    np.testing.assert_allclose(act(model), act(loaded), atol=1e-4)
+    loaded.learn(20).save(tmp_path / "model")
+    assert PWM.load(tmp_path / "model", device="cpu").policy.device.type == "cpu"
+
+
+def test_attributes_left_out_put_in_and_replaced(tmp_path):
+    model = pendulum(verbose=2)
+    model.save(tmp_path / "model", exclude=["verbose"])
+    assert PWM.load(tmp_path / "model").verbose == 0
+    model.save(tmp_path / "model", exclude=["verbose"], include=["verbose"])
+    loaded = PWM.load(
+        tmp_path / "model", custom_objects=dict(learning_rate=2e-5, dummy=1.0), print_system_info=True, horizon=5
+    )
+    assert loaded.verbose == 2
+    assert loaded.learning_rate == 2e-5
+    assert loaded.lr_schedule(1.0) == 2e-5
+    assert loaded.horizon == 5
+    assert not hasattr(loaded, "dummy")
+
+
+def test_a_file_keeps_no_replay_memory_and_needs_none(tmp_path):
+    model = pendulum(buffer_size=100_000).learn(20)
+    model.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+    assert not {"replay_buffer", "actor", "critic", "critic_target", "world_model", "ent_coef_tensor"} & set(data)
+    # One who only wants to act may say so, as for SB3's own algorithms
+    loaded = PWM.load(tmp_path / "model", buffer_size=1)
+    np.testing.assert_array_equal(act(model), act(loaded))
+
+
+def test_schedules_are_functions_of_plain_floats(tmp_path):
+    model = pendulum(learning_rate=lambda progress: progress * np.sin(1.0))
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model")
+    assert type(loaded.lr_schedule(1.0)) is float
+    assert loaded.lr_schedule(0.5) == pytest.approx(0.5 * np.sin(1.0))
+    assert loaded.critic_lr_schedule(0.5) == 1e-3
+
+
+def test_a_compiled_policy_is_saved_as_the_plain_one(tmp_path):
+    model = pendulum()
+    model.policy = th.compile(model.policy)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(act(pendulum()), act(PWM.load(tmp_path / "model")))
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_file_is_left_open(tmp_path):
+    model = pendulum()
+    for path in (tmp_path / "model", str(tmp_path / "model")):
+        model.save(path)
+        PWM.load(path, device="cpu")
+        model.save_replay_buffer(path)
+        model.load_replay_buffer(path)
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------
+
+
+def test_get_and_set_parameters():
+    model = pendulum().learn(30)
+    original = deepcopy(model.get_parameters())
+    optimizers = {f"policy.{name}_optimizer" for name in ("actor", "critic", "world_model")}
+    assert set(original) == {"policy", "ent_coef_optimizer", *optimizers}
+    with pytest.raises(ValueError, match="Key stranger is an invalid object name"):
+        model.set_parameters({**original, "stranger": {}}, exact_match=False)
+    with pytest.raises(ValueError, match="do not match"):
+        model.set_parameters({name: value for name, value in original.items() if name != "policy"}, exact_match=True)
+    *but_last, last = original["policy"]
+    partial = OrderedDict((name, th.rand_like(original["policy"][name])) for name in but_last)
+    with pytest.raises(RuntimeError, match=f"Missing key.*{last}"):
+        model.set_parameters({**original, "policy": partial}, exact_match=True)
+    model.set_parameters({"policy": partial}, exact_match=False)
+    new = model.get_parameters()["policy"]
+    assert all(th.equal(new[name], partial[name]) for name in but_last)
+    assert th.equal(new[last], original["policy"][last])
+    model.set_parameters(original)
+    other = pendulum(seed=1)
+    assert not np.array_equal(act(other), act(model))
+    other.set_parameters(original)
+    np.testing.assert_array_equal(act(other), act(model))
+
+
+def test_names_for_the_networks():
+    model = pendulum()
+    assert model.actor is model.policy.actor
+    assert model.critic is model.policy.critic
+    assert model.critic_target is model.policy.critic_target
+    assert model.world_model is model.policy.world_model
+
+
+def test_coefficient_of_the_entropy_bonus(tmp_path):
+    env = gym.make("Pendulum-v1")
+    learned = pendulum(ent_coef="auto").learn(30)
+    learned.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=env)
+    before = loaded.log_ent_coef.clone()
+    assert th.equal(before, learned.log_ent_coef)
+    loaded.learn(30)
+    assert not th.equal(before, loaded.log_ent_coef)
+    fixed = pendulum(ent_coef=0.02).learn(30)
+    fixed.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=env).learn(30)
+    assert loaded.log_ent_coef is None
+    assert loaded.ent_coef_tensor.item() == pytest.approx(0.02)
+
+
+# --- environments -------------------------------------------------------------------------------------------------
+
+
+def test_set_env(tmp_path):
+    model = pendulum().learn(30)
+    model.set_env(gym.make("Pendulum-v1"), force_reset=True)
+    assert model._last_obs is None
+    assert model.learn(30, reset_num_timesteps=False).num_timesteps == 60
+    model.set_env(model.get_env(), force_reset=False)
+    assert model._last_obs is not None
+    with pytest.raises(AssertionError, match=r"number of environments.*must use `PWM.load\(path, env\)` instead"):
+        model.set_env(make_vec_env("Pendulum-v1", 2))
+    model.save(tmp_path / "model")
+    env = model.get_env()
+    loaded = PWM.load(tmp_path / "model", env=env, force_reset=False)
+    assert loaded._last_obs is not None
+    assert loaded.learn(10, reset_num_timesteps=False).num_timesteps == 70
+
+
+@pytest.mark.parametrize(("n_before", "n_after"), [(1, 3), (4, 1), (2, 3)])
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_another_number_of_environments(tmp_path, n_before, n_after, once):
+    env = make_vec_env("Pendulum-v1", n_before, seed=0)
+    model = PWM("MlpPolicy", env, optimize_memory_usage=once, **SMALL).learn(12 * n_before + 48)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = PWM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_after, seed=0))
+    assert loaded.n_envs == n_after
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    n_stored = loaded.replay_buffer.size()
+    assert n_stored == model.replay_buffer.size() * n_before // n_after
+    steps, updates = loaded.num_timesteps, loaded._n_updates
+    loaded.learn(6 * n_after, reset_num_timesteps=False)
+    assert loaded.num_timesteps == steps + 6 * n_after
+    assert loaded._n_updates == updates + 6  # at once: there is enough to replay
+    assert loaded.replay_buffer.size() == n_stored + 6
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_sequences_do_not_cross_a_reset(once, tmp_path):
+    """Between two calls of learn() the environment is reset, in the middle of an episode: so it is in the buffer."""
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    class Counting(RandomEnv):
+        """Observes the number of observations it has given."""
+
+        given = 0.0
+
+        def reset(self, *, seed=None, options=None):
+            return self.count(super().reset(seed=seed)[1])
+
+        def count(self, *rest):
+            self.given += 1.0
+            return np.array([self.given], np.float32), *rest
+
+        def step(self, action):
+            return self.count(*super().step(action)[1:])
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The last trajectory in the replay buffer will be truncated")
+        model = PWM("MlpPolicy", Counting(space, length=50), optimize_memory_usage=once, **SMALL)
+        model.learn(21)
+        model.learn(21)  # reset to step 0
+        model.learn(21, reset_num_timesteps=False)  # goes on
+        model.set_env(model.get_env())  # forces a reset
+        model.learn(21, reset_num_timesteps=False)
+    batch = model.replay_buffer.sample_sequences(2000, 3)
+    steps = batch.observations[1:] - batch.observations[:-1]
+    assert (steps[batch.mask > 0] == 1.0).all()
+    cut = batch.observations[0][batch.mask[1] == 0.0].unique().tolist()
+    # After 21 steps the first reset; 42 steps, the 22nd observation of which was never the one before a step; an
+    # episode's own end is at 50 steps, which none of them has.
+    assert cut == [21.0, 64.0]
+    assert batch.terminations.sum() == 0.0
+    # A loaded buffer goes on with another episode, too
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    model._last_obs = None
+    model.learn(5, reset_num_timesteps=False)
+    batch = model.replay_buffer.sample_sequences(2000, 3)
+    steps = batch.observations[1:] - batch.observations[:-1]
+    assert (steps[batch.mask > 0] == 1.0).all()
+
+
+# --- replay buffers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", KINDS)
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_replay_buffer_comes_back_and_can_be_extended(tmp_path, policy, once):
+    model = PWM(policy, RandomEnv(KINDS[policy]), optimize_memory_usage=once, **SMALL).learn(40)
+    old = deepcopy(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.replay_buffer = None
+    model.load_replay_buffer(tmp_path / "buffer")
+    new = model.replay_buffer
+    assert new.device == model.device
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        th.testing.assert_close(getattr(new, name), getattr(old, name), rtol=0, atol=0)
+    batch = some(model.observation_space, 5)
+    observations = [{k: v[None, i] for k, v in batch.items()} if isinstance(batch, dict) else batch[None, i]
+                    for i in range(5)]  # fmt: skip
+    infos = [[{}]] * 5
+    new.extend(observations, observations, old.actions[:5], old.rewards[:5], old.dones[:5], infos)
+    assert new.size() == 45
+
+
+def test_the_last_trajectory_is_announced_as_truncated_as_in_sb3():
+    for once in (False, True):
+        model = PWM("MlpPolicy", RandomEnv(length=1000), optimize_memory_usage=once, **SMALL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.learn(20)
+            model.learn(20, reset_num_timesteps=False)
+        if once:
+            with pytest.warns(UserWarning, match="The last trajectory in the replay buffer will be truncated"):
+                model.learn(20)
+        else:
+            model.learn(20)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_data_of_a_replay_buffer(once, tmp_path):
+    """What PWM has seen is data for the next one, however it was stored."""
+    model = PWM("MlpPolicy", RandomEnv(length=9, terminates=True), optimize_memory_usage=once, **SMALL).learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    data = OfflineDataset.from_replay_buffer(tmp_path / "buffer.pkl", "random").task_data("random")
+    assert data.lengths.tolist() == [9] * 6
+    other = PWM("MlpPolicy", RandomEnv(length=9), optimize_memory_usage=once, **SMALL)
+    other.learn(5)  # an episode that the data breaks off
+    other.add_dataset(OfflineDataset([data]))
+    buffer = other.replay_buffer
+    assert buffer.size() == 5 + 54
+    assert buffer.dones[:59, 0].nonzero()[0].tolist() == [4, *range(13, 59, 9)]
+    assert buffer.timeouts[4, 0] == 1.0
+    rows = np.arange(5, 59)
+    after = buffer.next_observations_of(rows, np.zeros_like(rows))
+    first = model.replay_buffer
+    expected = first.next_observations_of(np.arange(54), np.zeros(54, int))
+    np.testing.assert_array_equal(after, expected)
+    np.testing.assert_array_equal(buffer.observations[rows], first.observations[:54])
+
+
+def test_data_of_a_dictionary_is_refused(tmp_path):
+    model = PWM("MultiInputPolicy", RandomEnv(KINDS["MultiInputPolicy"]), **SMALL).learn(30)
+    with pytest.raises(ValueError, match="holds a replay buffer of Dict observations: data sets take flat ones"):
+        OfflineDataset.from_replay_buffer(model.replay_buffer, "random")
+    data = OfflineDataset.from_replay_buffer(PWM("MlpPolicy", RandomEnv(), **SMALL).learn(30).replay_buffer, "random")
+    with pytest.raises(ValueError, match=r"Data sets hold flat observations.*image, vector.*FlattenObservation"):
+        model.add_dataset(data)
+
+
+# --- bad files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    model = pendulum().learn(20)
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "buffer")
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_model(saved, tmp_path, share):
+    whole = (saved / "model.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"cut\.zip"):
+        PWM.load(tmp_path / "cut.zip")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_damaged_model(saved, tmp_path, place):
+    content = bytearray((saved / "model.zip").read_bytes())
+    start = int(place * len(content))
+    content[start : start + 60] = bytes(60)
+    (tmp_path / "damaged.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.zip"):
+        PWM.load(tmp_path / "damaged.zip")
+
+
+def test_models_of_others(tmp_path):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(tmp_path / "sac")
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "ppo")
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu").save(tmp_path / "dqn")
+    for name, policy in (("sac", "SACPolicy"), ("ppo", "ActorCriticPolicy"), ("dqn", "DQNPolicy")):
+        with pytest.raises(ValueError, match=f"policy={policy} is not one of PWM's.*another algorithm's"):
+            PWM.load(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
+        archive.writestr("letter.txt", "Dear reader")
+    with pytest.raises(ValueError, match=r"foreign\.zip is cut short, or not a saved model at all"):
+        PWM.load(tmp_path / "foreign.zip")
+    (tmp_path / "text.zip").write_text("Dear reader")
+    with pytest.raises(ValueError, match=r"text\.zip wasn't a zip-file"):
+        PWM.load(tmp_path / "text.zip")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.zip"):
+        PWM.load(tmp_path / "nothing")
+
+
+def test_spaces_that_do_not_match(saved):
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        PWM.load(saved / "model", env=gym.make("Cup-catch"))
+    with pytest.raises(ValueError, match="Action spaces do not match"):
+        PWM.load(saved / "model", env=RandomEnv(gym.make("Pendulum-v1").observation_space))
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        pendulum().set_env(gym.make("Cup-catch"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(horizn=3), TypeError, "no argument 'horizn': did you mean 'horizon'"),
+        (dict(dataset="data"), TypeError, r"takes no dataset.*add_dataset\(\)"),
+        (dict(world_model="wm.safetensors"), TypeError, "takes no world_model: a saved model has its world model"),
+        (dict(policy_kwargs=dict(net_arch=[3])), ValueError, "policy kwargs do not equal the stored"),
+        (dict(horizon=0), ValueError, "horizon must be an integer of at least 1"),
+    ],
+)
+def test_bad_arguments_of_load(saved, arguments, error, message):
+    with pytest.raises(error, match=message):
+        PWM.load(saved / "model", **arguments)
+
+
+def test_bad_replay_buffers(saved, tmp_path):
+    model = pendulum().learn(20)
+    before = model.replay_buffer
+    whole = (saved / "buffer.pkl").read_bytes()
+    for share in (0.0, 0.4, 0.99):
+        (tmp_path / "cut.pkl").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"cut\.pkl is damaged, or is no replay buffer"):
+            model.load_replay_buffer(tmp_path / "cut.pkl")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match=r"other is damaged, or is no replay buffer"):
+        model.load_replay_buffer(tmp_path / "other")
+    PWM("MlpPolicy", "Cup-catch", **SMALL).learn(5).save_replay_buffer(tmp_path / "cup")
+    with pytest.raises(ValueError, match=r"cup was filled with the observation_space .*\(8,\).* this model's is"):
+        model.load_replay_buffer(tmp_path / "cup")
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save_replay_buffer(tmp_path / "sac")
+    with pytest.raises(ValueError, match=r"holds a ReplayBuffer, which yields no sequences.*from_replay_buffer\(\)"):
+        model.load_replay_buffer(tmp_path / "sac")
+    with pytest.raises(FileNotFoundError):
+        model.load_replay_buffer(tmp_path / "nothing")
+    assert model.replay_buffer is before
+    model.learn(10, reset_num_timesteps=False)
+
+
+DISK_FULL = textwrap.dedent(
+    """
+    import resource, signal, sys
+    from sb3_pwm import PWM
+
+    model = PWM.load(sys.argv[1] + "/model", device="cpu")
+    model.load_replay_buffer(sys.argv[1] + "/buffer")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for what, size in (("model", 30_000), ("buffer", 1_000)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        try:
+            (model.save if what == "model" else model.save_replay_buffer)(sys.argv[1] + "/" + what)
+        except OSError as error:
+            print(what, "failed:", error.strerror)
+    """
+)
+
+
+def test_a_disk_that_is_full_loses_nothing(saved, tmp_path):
+    """The kernel stops each file at some thousand bytes, as a full disk would."""
+    for name in ("model.zip", "buffer.pkl"):
+        (tmp_path / name).write_bytes((saved / name).read_bytes())
+    command = [sys.executable, "-c", DISK_FULL, str(tmp_path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "model failed: File too large" in output
+    assert "buffer failed: File too large" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip"]
+    model = PWM.load(tmp_path / "model")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.size() == 20
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root, who may write into read-only folders")
+def test_a_folder_that_is_read_only_loses_nothing(saved, tmp_path):
+    model = PWM.load(saved / "model")
+    model.save(tmp_path / "model")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match=r"model\.zip"):
+            model.save(tmp_path / "model")
+    finally:
+        tmp_path.chmod(0o700)
+    PWM.load(tmp_path / "model")
+
+
+def test_a_folder_that_cannot_be_written_to_says_so(saved, tmp_path):
+    model = PWM.load(saved / "model")
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(OSError, match="file"):
+        model.save(tmp_path / "file" / "model")
+    (tmp_path / "model.zip").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"model\.zip"):
+        model.save(tmp_path / "model")
+    assert not list((tmp_path / "model.zip").iterdir())
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+    env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
+    callback = CheckpointCallback(20, tmp_path, save_replay_buffer=True, save_vecnormalize=True)
+    PWM("MlpPolicy", env, **SMALL).learn(60, callback)
+    CheckpointCallback(10, tmp_path, name_prefix="other_rl_model").init_callback(pendulum())
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.steps == 60
+    assert newest.model == tmp_path / "rl_model_60_steps.zip"
+    model = PWM.load(newest.model, env=VecNormalize.load(newest.vec_normalize, make_vec_env("Pendulum-v1")))
+    model.load_replay_buffer(newest.replay_buffer)
+    assert model.num_timesteps == 60
+    # Statistics that a kill has cut short, a model without a replay buffer
+    content = newest.vec_normalize.read_bytes()
+    newest.vec_normalize.write_bytes(content[: len(content) // 2])
+    assert latest_checkpoint(tmp_path).steps == 40
+    (tmp_path / "rl_model_replay_buffer_40_steps.pkl").unlink()
+    assert latest_checkpoint(tmp_path).steps == 20
+    (tmp_path / "rl_model_20_steps.zip").write_bytes(b"")
+    assert latest_checkpoint(tmp_path) is None
+    # A run that keeps models alone
+    pendulum().learn(20, CheckpointCallback(10, tmp_path / "models", name_prefix="m"))
+    newest = latest_checkpoint(tmp_path / "models", "m")
+    assert (newest.steps, newest.replay_buffer, newest.vec_normalize) == (20, None, None)
+    # which the one that has just begun cannot be told from, unless it is said what is to be there
+    assert latest_checkpoint(tmp_path / "models", "m", save_replay_buffer=True) is None
+
+
+# --- determinism --------------------------------------------------------------------------------------------------
+
+DETERMINISM = textwrap.dedent(
+    """
+    import hashlib, sys
+    import gymnasium as gym, numpy as np, torch as th
+    from stable_baselines3.common.noise import NormalActionNoise
+    from sb3_pwm import PWM
+
+    th.set_num_threads(1)
+    noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+    tiny = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=[8])
+    model = PWM(sys.argv[1], sys.argv[2], seed=5, learning_starts=30, batch_size=8, train_freq=2, action_noise=noise,
+                buffer_size=500, device="cpu", policy_kwargs=tiny).learn(90)
+    digest = hashlib.sha256()
+    for value in model.policy.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    env = model.get_env()
+    observation = env.reset()
+    for _ in range(40):
+        action, _ = model.predict(observation)
+        observation, reward, *_ = env.step(action)
+        digest.update(action.tobytes() + reward.tobytes())
+    print(digest.hexdigest())
+    """
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "env"),
+    [("MlpPolicy", "Pendulum-v1"), ("CnnPolicy", "Pendulum-pixels"), ("MultiInputPolicy", "Pendulum-dict")],
+)
+def test_same_seed_same_parameters_actions_and_rewards_in_every_process(policy, env):
+    digests = []
+    for hash_seed in ("0", "1"):
+        command = [sys.executable, "-c", DETERMINISM, policy, env]
+        variables = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+        output = subprocess.run(command, capture_output=True, text=True, env=variables)
+        assert output.returncode == 0, output.stderr
+        digests.append(output.stdout.split()[-1])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_same_seed_same_run_in_one_process(n_envs):
+    runs = []
+    for _ in range(2):
+        env = make_vec_env("Pendulum-v1", n_envs)
+        model = PWM("MlpPolicy", env, **SMALL).learn(45)
+        runs.append((model.policy.state_dict(), model.replay_buffer.rewards[:15], model.replay_buffer.actions[:15]))
+    th.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
+    other = PWM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), **{**SMALL, "seed": 1}).learn(45)
+    assert not np.array_equal(other.replay_buffer.actions[:15], runs[0][2])
+
+
+def test_environments_of_every_kind_can_be_given():
+    for env in ("Pendulum-v1", gym.make("Pendulum-v1"), DummyVecEnv([lambda: gym.make("Pendulum-v1")])):
+        assert PWM("MlpPolicy", env, **SMALL).learn(20).num_timesteps == 20
