@@ -7,22 +7,24 @@ import gymnasium
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from random_env import TINY, RandomEnv, some
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pwm import PWM, WorldModel, WorldModelConfig
 
-TINY = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
-
 
 def run_onnx(path, observations):
+    named = observations if isinstance(observations, dict) else {"observations": observations}
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime to run what was exported")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["actions"], {"observations": observations})[0]
+    return session.run(["actions"], named)[0]
 
 
 def run_torchscript(path, observations):
-    return th.jit.load(str(path))(th.from_numpy(observations)).numpy()
+    arrays = observations.values() if isinstance(observations, dict) else [observations]
+    return th.jit.load(str(path))(*map(th.from_numpy, arrays)).numpy()
 
 
 FORMATS = pytest.mark.parametrize(("name", "run"), [("policy.onnx", run_onnx), ("policy.pt", run_torchscript)])
@@ -53,6 +55,35 @@ def test_normalisation_is_included(tmp_path, name, run):
     normalised = env.normalize_obs(raw)
     assert (np.abs(normalised) == 1.5).any()
     expected = model.predict(normalised, deterministic=True)[0]
+    np.testing.assert_allclose(run(tmp_path / name, raw), expected, atol=1e-5)
+
+
+IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+ENTRIES = spaces.Dict(image=IMAGE, number=spaces.Discrete(3), vector=spaces.Box(-1.0, 1.0, (2,), np.float32))
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("policy", "space", "normalised"),
+    [
+        ("MlpPolicy", spaces.Discrete(4), False),
+        ("MlpPolicy", spaces.MultiDiscrete([3, 2]), False),
+        ("MlpPolicy", spaces.MultiBinary(3), False),
+        ("CnnPolicy", IMAGE, False),
+        ("MultiInputPolicy", ENTRIES, False),
+        ("MultiInputPolicy", ENTRIES, True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, spaces.Space) else str(value),
+)
+def test_observations_of_every_kind(tmp_path, name, run, policy, space, normalised):
+    env = make_vec_env(lambda: RandomEnv(space), seed=0)
+    if normalised:
+        env = VecNormalize(env, norm_obs_keys=["vector"])
+    kwargs = dict(learning_starts=10, buffer_size=100, batch_size=4, device="cpu", seed=0, policy_kwargs=TINY)
+    model = PWM(policy, env, **kwargs).learn(25)
+    model.policy.export(tmp_path / name, model.get_vec_normalize_env())
+    raw = some(space, 5)
+    expected = model.predict(env.normalize_obs(raw) if normalised else raw, deterministic=True)[0]
     np.testing.assert_allclose(run(tmp_path / name, raw), expected, atol=1e-5)
 
 

@@ -257,7 +257,7 @@ def test_logger_of_every_format(tmp_path):
     assert [int(row["time/total_timesteps"]) for row in rows] == [12, 24, 36, 48, 60]
     lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
     assert lines[-1]["train/n_updates"] == model._n_updates - 1  # an episode's end is logged before the update
-    assert "train/critic_loss" in (tmp_path / "log.txt").read_text()
+    assert "critic_loss" in (tmp_path / "log.txt").read_text()
 
 
 class Hyperparameters(BaseCallback):

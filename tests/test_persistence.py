@@ -23,7 +23,7 @@ from random_env import TINY, RandomEnv, some
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, latest_checkpoint
 
@@ -627,16 +627,17 @@ def test_same_seed_same_parameters_actions_and_rewards_in_every_process(policy, 
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-def test_same_seed_same_run_in_one_process(n_envs):
+@pytest.mark.parametrize(("n_envs", "vec_env_cls"), [(1, DummyVecEnv), (3, DummyVecEnv), (3, SubprocVecEnv)])
+def test_same_seed_same_run_in_one_process(n_envs, vec_env_cls):
     runs = []
-    for _ in range(2):
-        env = make_vec_env("Pendulum-v1", n_envs)
-        model = PWM("MlpPolicy", env, **SMALL).learn(45)
-        runs.append((model.policy.state_dict(), model.replay_buffer.rewards[:15], model.replay_buffer.actions[:15]))
+    for seed in (0, 0, 1):
+        env = make_vec_env("Pendulum-v1", n_envs, vec_env_cls=vec_env_cls)
+        model = PWM("MlpPolicy", env, **{**SMALL, "seed": seed}).learn(45)
+        env.close()
+        buffer = model.replay_buffer
+        runs.append((model.policy.state_dict(), buffer.rewards[: 45 // n_envs], buffer.actions[: 45 // n_envs]))
     th.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
-    other = PWM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), **{**SMALL, "seed": 1}).learn(45)
-    assert not np.array_equal(other.replay_buffer.actions[:15], runs[0][2])
+    assert not np.array_equal(runs[0][2], runs[2][2])
 
 
 def test_environments_of_every_kind_can_be_given():

@@ -15,7 +15,7 @@ import optuna
 import pytest
 import yaml
 
-from sb3_pwm import PWM
+from sb3_pwm import PWM, latest_checkpoint
 
 TINY_POLICY = (
     "dict(latent_dim=16,world_model_kwargs=dict(encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
@@ -134,6 +134,39 @@ def test_resume_continues_with_model_and_replay_buffer(dog_run):
     before, after = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu"), PWM.load(resumed, device="cpu")
     assert after._n_updates > before._n_updates == 20
     shutil.rmtree(resumed.parent)
+
+
+@pytest.mark.parametrize("env", ["Pendulum-pixels", "Pendulum-dict"])
+def test_images_and_dictionaries(tmp_path, env):
+    tiny = TINY_POLICY.replace("dict(", "dict(features_extractor_kwargs=dict({}),", 1)
+    tiny = tiny.replace("{}", "features_dim=8" if env == "Pendulum-pixels" else "cnn_output_dim=8")
+    parameters = ["-params", "learning_starts:30", "buffer_size:200", *UPDATES, f"policy_kwargs:{tiny}"]
+    output = run(train("--env", env, "-n", "60", "--eval-freq", "-1", *parameters), tmp_path)
+    assert "pwm.yml" in output
+    run(["-m", "rl_zoo3.enjoy", "--algo", "pwm", "--env", env, "-f", "logs", "-n", "30", "--no-render"], tmp_path)
+
+
+def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
+    arguments = ["--env", "Pendulum-v1", "--eval-freq", "-1", "--save-freq", "25"]
+    parameters = ["-params", "learning_starts:30", *TINY]
+    command = [sys.executable, *train(*arguments, "-n", "1000000", *parameters)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        folder, deadline = tmp_path / "logs/pwm/Pendulum-v1_1", time.monotonic() + 120
+        while not (folder / "rl_model_100_steps.zip").exists() and time.monotonic() < deadline:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    newest = latest_checkpoint(folder)
+    assert newest is not None
+    assert newest.steps >= 100
+    output = run(train(*arguments, "-n", "40", "-i", newest.model, *parameters), tmp_path)
+    assert "Loading pretrained agent" in output
+    resumed = PWM.load(tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1.zip", device="cpu")
+    before = PWM.load(newest.model, device="cpu")
+    assert resumed.num_timesteps == 40  # rl-zoo3 counts anew, SB3's learn(reset_num_timesteps=False) goes on
+    assert resumed._n_updates > before._n_updates > 0
 
 
 def test_record_video(dog_run):

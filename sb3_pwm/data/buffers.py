@@ -207,7 +207,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         else:
             self.timeouts[row] = 0.0
         self._keep_last_observations(row)
-        if self._wants_rows():
+        if self._rows is not None:
             self._send_row(row)
         self.pos += 1
         if self.pos == self.buffer_size:
