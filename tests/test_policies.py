@@ -266,6 +266,53 @@ def test_optimizers_get_their_class_and_arguments():
 # --- features extractors ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("policy", "space", "policy_kwargs", "expected"),
+    [
+        ("CnnPolicy", IMAGE, {}, 0.1),
+        ("MultiInputPolicy", ENTRIES, {}, 0.1),
+        ("MultiInputPolicy", spaces.Dict(vector=ENTRIES["vector"]), {}, 1.0),
+        ("MlpPolicy", IMAGE, {}, 1.0),
+        ("CnnPolicy", IMAGE, dict(encoder_lr_scale=0.3), 0.3),
+        ("CnnPolicy", IMAGE, dict(encoder_lr_scale=1.0), 1.0),
+    ],
+)
+def test_learning_rate_of_the_encoder(policy, space, policy_kwargs, expected, tmp_path):
+    """A tenth for an extractor that learns and its encoder, all along a schedule; the rest has the full rate."""
+    schedule = dict(world_model_learning_rate=lambda progress: 1e-3 * progress)
+    model = PWM(policy, RandomEnv(space), **with_kwargs(**policy_kwargs), **schedule).learn(40)
+    model.save(tmp_path / "model")
+    for candidate in (model, PWM.load(tmp_path / "model", device="cpu")):
+        policy = candidate.policy
+        candidate.set_logger(model.logger)
+        candidate._current_progress_remaining = 0.5
+        candidate._update_learning_rates()
+        rates = {}
+        for group in policy.world_model_optimizer.param_groups:
+            rates.update({id(parameter): group["lr"] for parameter in group["params"]})
+        encoder = [*policy.features_extractor.parameters(), *policy.world_model.encoder.parameters()]
+        everything = [*policy.features_extractor.parameters(), *policy.world_model.parameters()]
+        assert rates.keys() == {id(parameter) for parameter in everything}
+        slow = {id(parameter) for parameter in encoder}
+        for parameter, rate in rates.items():
+            assert rate == pytest.approx(5e-4 * (expected if parameter in slow else 1.0))
+
+
+def test_bad_learning_rate_of_the_encoder():
+    with pytest.raises(ValueError, match="encoder_lr_scale must be a positive float, got -1"):
+        PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(encoder_lr_scale=-1))
+
+
+def test_different_images_have_different_features_before_anything_is_learned():
+    model = PWM("CnnPolicy", "Pendulum-pixels", **SMALL)
+    env = model.get_env()
+    images = np.concatenate([env.reset() for _ in range(20)])
+    with th.no_grad():
+        features = model.policy.extract_features(th.as_tensor(images), model.policy.features_extractor)
+    # With torch's own initialisation it is about 0.1: what all images have in common hides what tells them apart.
+    assert features.std(0).norm() / features.mean(0).norm() > 0.4
+
+
 class Noisy(BaseFeaturesExtractor):
     """Batch normalisation and dropout: what differs between training and acting."""
 

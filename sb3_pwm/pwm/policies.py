@@ -1,6 +1,8 @@
 """The policy of PWM: actor, critic ensemble and the world model they see through."""
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,6 +99,9 @@ class PWMPolicy(BasePolicy):
     :param features_extractor_class: Turns observations into the world model's input; None: SB3's for the policy's kind
         of observations, :attr:`usual_features_extractor`.
     :param features_extractor_kwargs: Its keyword arguments.
+    :param encoder_lr_scale: Learning rate of extractor and encoder relative to the rest of the world model's (TD-MPC2's
+        ``enc_lr_scale``). None: 0.1 for an extractor that learns, since with the full rate the latents of different
+        images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
     :param optimizer_class: Optimiser of actor, critics and world model.
     :param optimizer_kwargs: Its keyword arguments, for all three; without any, Adam has the paper's betas (0.7, 0.95)
@@ -129,6 +134,7 @@ class PWMPolicy(BasePolicy):
         log_std_min: float = -1.427,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        encoder_lr_scale: float | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -171,10 +177,17 @@ class PWMPolicy(BasePolicy):
                 f"{self.features_extractor_class.__name__} does not fit {observation_space} (NatureCNN and "
                 f"CombinedExtractor take images of 36 x 36 and more): {error}"
             ) from error
+        extractor_learns = any(True for _ in self.features_extractor.parameters())
+        if isinstance(self.features_extractor, NatureCNN | CombinedExtractor):
+            # As SB3's on-policy algorithms do: with torch's own initialisation an image hardly shows in the features.
+            self.features_extractor.apply(partial(self.init_weights, gain=math.sqrt(2.0)))
+        self.encoder_lr_scale = (0.1 if extractor_learns else 1.0) if encoder_lr_scale is None else encoder_lr_scale
+        if not (np.isfinite(self.encoder_lr_scale) and self.encoder_lr_scale > 0.0):
+            raise ValueError(f"encoder_lr_scale must be a positive float, got {encoder_lr_scale!r}.")
         dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
         if world_model_config is not None:
             config = WorldModelConfig(**world_model_config)
-            if any(True for _ in self.features_extractor.parameters()):
+            if extractor_learns:
                 raise ValueError(
                     "A pretrained world model sees observations as they are, not the features of an untrained "
                     f"{type(self.features_extractor).__name__}: use MlpPolicy, on flat observations."
@@ -207,14 +220,22 @@ class PWMPolicy(BasePolicy):
         self.return_scale = RunningScale()
 
         learning_rate = lr_schedule(1)
-        world_model_parameters = [*self.features_extractor.parameters(), *self.world_model.parameters()]
         self.actor_optimizer = self._make_optimizer(self.actor.parameters(), learning_rate)
         self.critic_optimizer = self._make_optimizer(self.critic.parameters(), learning_rate)
         # The paper's betas are for actor and critics; the world model keeps the optimiser's own.
-        self.world_model_optimizer = self._make_optimizer(world_model_parameters, learning_rate, paper_betas=False)
+        self.world_model_optimizer = self._make_optimizer(self._world_model_groups(), learning_rate, paper_betas=False)
+
+    def _world_model_groups(self) -> Iterable[Any]:
+        """Parameters of extractor and world model; in two groups where the encoder has a learning rate of its own."""
+        encoder = [*self.features_extractor.parameters(), *self.world_model.encoder.parameters()]
+        if self.encoder_lr_scale == 1.0:
+            return [*self.features_extractor.parameters(), *self.world_model.parameters()]
+        theirs = set(encoder)
+        others = [parameter for parameter in self.world_model.parameters() if parameter not in theirs]
+        return [dict(params=encoder, lr_scale=self.encoder_lr_scale), dict(params=others, lr_scale=1.0)]
 
     def _make_optimizer(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, paper_betas: bool = True
+        self, parameters: Iterable[Any], learning_rate: float, paper_betas: bool = True
     ) -> th.optim.Optimizer:
         options: dict[str, Any] = {}
         if self.optimizer_class in (th.optim.Adam, th.optim.AdamW):
@@ -275,6 +296,7 @@ class PWMPolicy(BasePolicy):
             lr_schedule=self._dummy_schedule,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
+            encoder_lr_scale=self.encoder_lr_scale,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
         )

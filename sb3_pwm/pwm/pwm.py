@@ -753,6 +753,8 @@ class PWM(OffPolicyAlgorithm):
         progress = self._current_progress_remaining
         update_learning_rate(policy.critic_optimizer, self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
+        for group in policy.world_model_optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
 
     def _store_transition(
         self,
