@@ -75,6 +75,10 @@ COLUMNS = (
 
 # SB3's default of 100 random steps is a fifth of a DMControl episode: two whole episodes instead.
 SAC_DMCONTROL = {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "learning_starts": 1000}
+SAC_IMAGES = {
+    env: {"n_timesteps": 1_000_000, "policy": policy, "learning_starts": 300, "buffer_size": 50_000}
+    for env, policy in (("Pendulum-pixels", "CnnPolicy"), ("Pendulum-dict", "MultiInputPolicy"))
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,12 @@ TASKS = (
     Task("Cheetah-run", 50_000, 5_000, 520.0, 2, {"TD-MPC2": 519.13, "SAC": 310.13, "DreamerV3": 335.73}),
     Task("Hopper-v5", 50_000, 5_000, None),
 )
-TASK_OF = {task.env: task for task in TASKS}
+# From images; not in the overview
+IMAGE_TASKS = (
+    Task("Pendulum-pixels", 5_000, 500, -200.0),
+    Task("Pendulum-dict", 3_000, 500, -200.0),
+)
+TASK_OF = {task.env: task for task in (*TASKS, *IMAGE_TASKS)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
@@ -234,6 +243,8 @@ def resolve_hyperparams(algo: str, env_id: str) -> tuple[dict[str, Any], str]:
     versions = [key for key in entries if re.fullmatch(re.escape(base) + r"-v\d+", key)]
     if versions and base != env_id:
         return dict(entries[versions[-1]]), f"{source}, {versions[-1]}"
+    if algo == "sac" and env_id in SAC_IMAGES:
+        return dict(SAC_IMAGES[env_id]), "SB3's SAC defaults, with the policy, buffer_size and learning_starts of PWM"
     if algo == "sac" and action_repeat(env_id) > 1:
         return dict(SAC_DMCONTROL), f"SB3's SAC defaults, learning_starts {SAC_DMCONTROL['learning_starts']}"
     return dict(entries["default"]), f"{source}, default"
@@ -458,7 +469,7 @@ def preset_runs(seeds: Iterable[int], sac_factor: int) -> list[Run]:
     """
     runs = []
     for seed in seeds:
-        for task in TASKS:
+        for task in (*TASKS, *IMAGE_TASKS):
             runs.append(Run("pwm", task.env, seed, task.steps, task.eval_freq))
             longer = task.steps * (sac_factor if task.target is not None else 1)
             runs.append(Run("sac", task.env, seed, longer, task.eval_freq, stop_at=task.target, stop_after=task.steps))
@@ -811,7 +822,8 @@ def plot_command(args: argparse.Namespace) -> int:
             figure.suptitle(env, fontweight="bold")
             figure.savefig(args.out / f"{env}.png")
             plt.close(figure)
-        known = {env: curves for env, curves in by_env.items() if env in TASK_OF} or by_env
+        in_overview = {task.env for task in TASKS}
+        known = {env: curves for env, curves in by_env.items() if env in in_overview} or by_env
         figure, grid = plt.subplots(
             2, len(known), figsize=(2.3 * len(known) + 0.6, 5), sharey="col", squeeze=False, layout="constrained"
         )
