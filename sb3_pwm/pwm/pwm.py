@@ -606,17 +606,15 @@ class PWM(OffPolicyAlgorithm):
             task = th.full((batch_size,), self.policy.task_index, device=self.device)
         # Of a sequence only the first latent is trained, see losses.open_loop: the others are targets.
         trained = th.is_grad_enabled() and self._n_world_model_steps > 0
-        first = self._features(map_observations(lambda values: values[:1], batch.observations), trained)
-        others = self._features(map_observations(lambda values: values[1:], batch.observations), False)
-        return batch._replace(observations=th.cat([first, others]), task=task)
+        first = self._features(map_observations(lambda values: values[0], batch.observations), trained)
+        others = self._features(map_observations(lambda values: values[1:].flatten(0, 1), batch.observations), False)
+        features = th.cat([first, others]).unflatten(0, (horizon + 1, batch_size))
+        return batch._replace(observations=features, task=task)
 
     def _features(self, observations: Any, trained: bool) -> th.Tensor:
-        """:param observations: ``(T, B, *)``. :param trained: With gradient? :return: ``(T, B, observation_dim)``."""
-        sizes: list[th.Size] = []
-        map_observations(lambda values: sizes.append(values.shape[:2]), observations)
-        flat = map_observations(lambda values: values.flatten(0, 1), observations)
+        """:param observations: ``(N, *)``. :param trained: With gradient? :return: Features ``(N, observation_dim)``."""
         with th.set_grad_enabled(trained), self._autocast():
-            return self.policy.extract_features(flat, self.policy.features_extractor).unflatten(0, sizes[0])
+            return self.policy.extract_features(observations, self.policy.features_extractor)
 
     def _update_world_model(self, batch: SequenceBatch, metrics: dict[str, list[th.Tensor]]) -> None:
         policy = self.policy
@@ -917,15 +915,16 @@ class PWM(OffPolicyAlgorithm):
         :param custom_objects: By name, what to take in place of what is in the file.
         :param print_system_info: Whether to print the versions that it was saved with, and those here.
         :param force_reset: Whether the environment is reset before learning goes on.
-        :param kwargs: Arguments of the constructor, in place of the saved ones.
+        :param kwargs: Arguments of the constructor, in place of the saved ones; ``dataset`` fills the replay buffer.
         :return: The model.
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If it is damaged, or another algorithm's, or its spaces are not the environment's.
         """
         reject_unknown_keywords(cls, kwargs, NOT_SUPPORTED)
-        for name in ("world_model", "dataset"):
-            if name in kwargs:
-                raise TypeError(f"PWM.load() takes no {name}: a saved model has its world model; call add_dataset().")
+        if kwargs.pop("world_model", None) is not None:
+            warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
+        if "dataset" in kwargs:
+            kwargs["_given_dataset"] = kwargs.pop("dataset")
         try:
             return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except (zipfile.BadZipFile, zlib.error, EOFError, json.JSONDecodeError) as error:
