@@ -612,7 +612,7 @@ class PWM(OffPolicyAlgorithm):
         return batch._replace(observations=features, task=task)
 
     def _features(self, observations: Any, trained: bool) -> th.Tensor:
-        """:param observations: ``(N, *)``. :param trained: With gradient? :return: Features ``(N, observation_dim)``."""
+        """:param observations: ``(N, *)``. :param trained: With gradient? :return: ``(N, observation_dim)``."""
         with th.set_grad_enabled(trained), self._autocast():
             return self.policy.extract_features(observations, self.policy.features_extractor)
 
