@@ -10,6 +10,7 @@ from gymnasium import spaces
 from random_env import TINY, RandomEnv, some
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -420,3 +421,15 @@ def test_policy_classes_are_exported_and_taken():
     assert issubclass(CnnPolicy, PWMPolicy)
     PWM(CnnPolicy, RandomEnv(IMAGE), **SMALL)
     PWM(MultiInputPolicy, RandomEnv(ENTRIES), **SMALL)
+
+
+# --- learning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "env"), [("CnnPolicy", "Pendulum-pixels"), ("MultiInputPolicy", "Pendulum-dict")])
+def test_learns_to_swing_up_what_it_sees(policy, env):
+    """About four minutes each: random actions score -1,200, SAC has -1,000 after as many steps."""
+    model = PWM(policy, env, learning_starts=300, buffer_size=50_000, seed=0, device="cpu").learn(2500)
+    score, _ = evaluate_policy(model, make_vec_env(env, seed=7), 10)
+    assert score > -400
