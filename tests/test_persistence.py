@@ -23,6 +23,7 @@ from random_env import TINY, RandomEnv, some
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, latest_checkpoint
@@ -272,7 +273,8 @@ def test_set_env(tmp_path):
 @pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
 def test_another_number_of_environments(tmp_path, n_before, n_after, once):
     env = make_vec_env("Pendulum-v1", n_before, seed=0)
-    model = PWM("MlpPolicy", env, optimize_memory_usage=once, **SMALL).learn(12 * n_before + 48)
+    noise = VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.ones(1)), n_before)
+    model = PWM("MlpPolicy", env, optimize_memory_usage=once, action_noise=noise, **SMALL).learn(12 * n_before + 48)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = PWM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_after, seed=0))
