@@ -183,7 +183,8 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
     """
     :param buffer: See :func:`check_replay_buffer`.
     :return: Its episodes in the order they were seen in, environment by environment; those whose beginning or end it
-        does not hold are left out.
+        does not hold are left out. One that a reset cut off is a truncated one to a SequenceReplayBuffer, and left out
+        of SB3's own, which do not say so.
     """
     oldest, size = buffer.pos if buffer.full else 0, buffer.size()
     if isinstance(buffer, SequenceReplayBuffer):
