@@ -4,6 +4,7 @@ How long one decision takes: ``predict`` for a single observation, PWM's against
 ::
 
     python benchmarks/latency.py --env Walker-walk
+    python benchmarks/latency.py --env Pendulum-pixels  # CnnPolicy
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gymnasium
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_pwm import PWM
 from sb3_pwm.envs import register_envs
@@ -40,12 +42,16 @@ def main() -> None:
     register_envs()
     th.set_num_threads(arguments.threads)
     env = gymnasium.make(arguments.env)
-    sac = SAC("MlpPolicy", env, device=arguments.device, buffer_size=1)
+    policy = "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
+
+    def pwm(size: str) -> PWM:
+        return PWM(policy, env, device=arguments.device, buffer_size=1000, policy_kwargs=dict(world_model_size=size))
+
     models = {
-        "SAC, 256 x 256 (its default)": sac,
-        "PWM, 200K (its default)": PWM("MlpPolicy", env, device=arguments.device),
-        "PWM, 5M": PWM("MlpPolicy", env, device=arguments.device, policy_kwargs=dict(world_model_size="5M")),
-        "PWM, 48M": PWM("MlpPolicy", env, device=arguments.device, policy_kwargs=dict(world_model_size="48M")),
+        "SAC, 256 x 256 (its default)": SAC(policy, env, device=arguments.device, buffer_size=1),
+        "PWM, 200K (its default)": pwm("200K"),
+        "PWM, 5M": pwm("5M"),
+        "PWM, 48M": pwm("48M"),
     }
     decisions: dict[str, Callable[[np.ndarray], object]] = {
         name: lambda observation, model=model: model.predict(observation, deterministic=True)
@@ -63,8 +69,8 @@ def main() -> None:
             decisions["PWM, 5M, exported to ONNX"] = lambda o: session.run(None, {"observations": o[None]})
         except ImportError as error:
             print(f"Without ONNX: {error}")
-    rng = np.random.default_rng(0)
-    observations = rng.normal(size=(arguments.calls, *env.observation_space.shape)).astype(np.float32)  # type: ignore[misc]
+    env.observation_space.seed(0)
+    observations = np.stack([env.observation_space.sample() for _ in range(arguments.calls)])
     rounds = []
     for number in range(arguments.rounds + 1):
         row = [seconds(act, observations) for act in decisions.values()]
