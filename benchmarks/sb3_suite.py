@@ -101,7 +101,8 @@ def main() -> int:
         rows = outcomes(folder / "report.xml")
     print("\n| module | test | outcome | |\n|---|---|---|---|")
     for module, test, outcome, message in sorted(rows):
-        print(f"| {module} | {test} | {outcome} | {message[:160]} |")
+        reason = message[:160].replace("|", "/")  # which would end the table's cell
+        print(f"| {module} | {test} | {outcome} | {reason} |")
     counts = Counter(outcome for _, _, outcome, _ in rows)
     print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
     return 0

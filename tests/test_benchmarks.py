@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import tarfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -176,3 +180,32 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(SystemExit):
             learning_curves.main(arguments)
+
+
+def test_sb3_suite_runs_the_archives_tests_with_pwm(tmp_path):
+    tests = """
+        import pytest
+        from stable_baselines3 import SAC
+
+        @pytest.mark.parametrize("model_class", [SAC])
+        def test_whose(model_class):
+            assert model_class.__module__.startswith("sb3_pwm")
+
+        def test_sac_fails():
+            raise ValueError("no | such luck")
+
+        def test_of_another_algorithm():
+            assert False
+    """
+    (tmp_path / "test_run.py").write_text(textwrap.dedent(tests))
+    (tmp_path / "setup.py").write_text("")
+    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "test_run.py", "stable_baselines3-0/tests/test_run.py")
+        archive.add(tmp_path / "setup.py", "stable_baselines3-0/setup.py")
+    command = [sys.executable, SCRIPT.with_name("sb3_suite.py"), "--source", tmp_path / "source.tar.gz", "--jobs", "1"]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "| test_run | test_whose[PWM] | passed |  |" in result.stdout
+    assert "| test_run | test_sac_fails | failed | ValueError: no / such luck |" in result.stdout
+    assert "test_of_another_algorithm" not in result.stdout
+    assert "1 failed, 1 passed" in result.stdout.splitlines()[-1]
