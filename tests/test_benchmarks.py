@@ -98,7 +98,7 @@ def test_hyperparameters_come_from_the_zoos_files() -> None:
 
 def test_preset_runs_sac_longer_until_it_reaches_the_target() -> None:
     runs = learning_curves.preset_runs([0, 1, 2], sac_factor=3)
-    assert len(runs) == 5 * 2 * 3
+    assert len(runs) == (5 + 2) * 2 * 3  # two of them from images
     sac = learning_curves.select(runs, "sac,Walker-walk,0")[0]
     assert (sac.steps, sac.stop_after, sac.stop_at) == (90_000, 30_000, 900)
     assert [sac.ends(20_000, 950.0), sac.ends(30_000, 950.0), sac.ends(60_000, 800.0)] == [False, True, False]

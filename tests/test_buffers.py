@@ -97,8 +97,8 @@ def test_sequences_against_brute_force(n_envs, n_steps, horizon, space, once):
     if once and n_steps >= capacity:
         oldest += 1  # its observation has made room for the newest one
     assert_samples_are(logs, oldest, buffer, horizon)
-    # The same after it went through a file
-    assert_samples_are(logs, oldest, pickle.loads(pickle.dumps(buffer)), horizon)
+    if horizon == 4:  # the same after it went through a file
+        assert_samples_are(logs, oldest, pickle.loads(pickle.dumps(buffer)), horizon)
 
 
 def assert_samples_are(logs, oldest, buffer, horizon):
@@ -189,9 +189,9 @@ def test_spread_over_another_number_of_environments(n_before, n_after, n_steps, 
     held = (39 if once else 40) if n_steps >= 40 else n_steps
     assert other.size() == held * n_before // n_after
     rows = [{row["obs"]: row for row in log} for log in logs]
-    batch = other.sample_sequences(2000, 3)
+    batch = other.sample_sequences(500, 3)
     numbers = numbers_of(batch.observations)
-    for b in range(2000):
+    for b in range(500):
         for t in range(3):
             if batch.mask[t, b] == 0.0:
                 break

@@ -67,7 +67,7 @@ def test_what_is_accepted_works(observation_space, action_space, n_envs, length,
     check("MlpPolicy", observation_space, action_space, n_envs, length, terminates, arguments)
 
 
-@settings(max_examples=25, **SETTINGS)
+@settings(max_examples=15, **SETTINGS)
 @given(
     st.one_of(
         st.tuples(st.just("CnnPolicy"), IMAGES),

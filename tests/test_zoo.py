@@ -287,7 +287,8 @@ def test_every_entry_of_the_hyperparameter_file_is_one_that_pwm_accepts():
             arguments["learning_rate"] = float(arguments["learning_rate"].removeprefix("lin_"))
         if isinstance(arguments.get("train_freq"), list):
             arguments["train_freq"] = tuple(arguments["train_freq"])
-        PWM(entry["policy"], "Pendulum-v1", device="cpu", **arguments)
+        seen = {"CnnPolicy": "Pendulum-pixels", "MultiInputPolicy": "Pendulum-dict"}
+        PWM(entry["policy"], seen.get(entry["policy"], "Pendulum-v1"), device="cpu", **arguments)
 
 
 def test_unknown_environment_is_answered_with_the_nearest_id(tmp_path):

@@ -120,7 +120,7 @@ def _all_tasks() -> tuple[str, ...]:
 
 def task_name(task: str) -> str:
     """
-    :param task: Any task of the package, of a suite or not, or its environment id, in any case.
+    :param task: Any task of the package with flat observations, of a suite or not, or its environment id, in any case.
     :return: Its name: the environment id with a small first letter, as the releases spell theirs.
     :raises ValueError: If there is no such task; the message names the nearest ones.
     """
