@@ -75,10 +75,6 @@ COLUMNS = (
 
 # SB3's default of 100 random steps is a fifth of a DMControl episode: two whole episodes instead.
 SAC_DMCONTROL = {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "learning_starts": 1000}
-SAC_IMAGES = {
-    env: {"n_timesteps": 1_000_000, "policy": policy, "learning_starts": 300, "buffer_size": 50_000}
-    for env, policy in (("Pendulum-pixels", "CnnPolicy"), ("Pendulum-dict", "MultiInputPolicy"))
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +239,10 @@ def resolve_hyperparams(algo: str, env_id: str) -> tuple[dict[str, Any], str]:
     versions = [key for key in entries if re.fullmatch(re.escape(base) + r"-v\d+", key)]
     if versions and base != env_id:
         return dict(entries[versions[-1]]), f"{source}, {versions[-1]}"
-    if algo == "sac" and env_id in SAC_IMAGES:
-        return dict(SAC_IMAGES[env_id]), "SB3's SAC defaults, with the policy, buffer_size and learning_starts of PWM"
+    if algo == "sac" and env_id in {task.env for task in IMAGE_TASKS}:
+        of_pwm, _ = resolve_hyperparams("pwm", env_id)
+        shared = {name: of_pwm[name] for name in ("policy", "learning_starts", "buffer_size")}
+        return {"n_timesteps": 1_000_000, **shared}, f"SB3's SAC defaults, with {', '.join(shared)} of PWM"
     if algo == "sac" and action_repeat(env_id) > 1:
         return dict(SAC_DMCONTROL), f"SB3's SAC defaults, learning_starts {SAC_DMCONTROL['learning_starts']}"
     return dict(entries["default"]), f"{source}, default"

@@ -58,7 +58,7 @@ def unpack_tests(archive: Path, folder: Path) -> None:
 
 
 def outcomes(report: Path) -> list[tuple[str, str, str, str]]:
-    """:param report: In JUnit's format. :return: Module, test, outcome and, where it failed, the error's last line."""
+    """:param report: In JUnit's format. :return: Module, test, outcome and, where it failed, the error's first line."""
     rows = []
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         failure = case.find("failure") if case.find("failure") is not None else case.find("error")
@@ -84,20 +84,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         unpack_tests(args.source or download(folder), folder)
         modules = [f"test_{name}.py" for name in MODULES if (folder / f"test_{name}.py").exists()]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-n",
-            str(args.jobs),
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            SELECTION,
-        ]
+        options = ["-q", "-n", str(args.jobs), "-p", "no:cacheprovider", "-k", SELECTION, "--junitxml=report.xml"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, "--junitxml=report.xml", *modules], cwd=folder, env=environment, check=False)
+        command = [sys.executable, "-m", "pytest", *options, *modules]
+        subprocess.run(command, cwd=folder, env=environment, check=False)
         rows = outcomes(folder / "report.xml")
     print("\n| module | test | outcome | |\n|---|---|---|---|")
     for module, test, outcome, message in sorted(rows):

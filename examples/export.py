@@ -27,9 +27,8 @@ def main() -> None:
     for ending in ("onnx", "pt"):
         model.policy.export(f"{args.out}.{ending}", model.get_vec_normalize_env())
 
-    observations = (
-        np.random.default_rng(0).uniform(-1.0, 1.0, (5, 3)).astype(np.float32)
-    )  # as the environment gives them
+    # As the environment gives them, before VecNormalize
+    observations = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 3)).astype(np.float32)
     expected, _ = model.predict(env.normalize_obs(observations), deterministic=True)
     (of_onnx,) = onnxruntime.InferenceSession(f"{args.out}.onnx").run(["actions"], {"observations": observations})
     of_torchscript = th.jit.load(f"{args.out}.pt")(th.from_numpy(observations)).numpy()

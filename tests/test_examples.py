@@ -10,28 +10,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
-def test_quickstart(tmp_path):
-    command = [sys.executable, EXAMPLES / "quickstart.py", "--steps", "400", "--out", tmp_path / "new" / "curve"]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "step    250   mean return of 10 episodes" in result.stdout
-    assert (tmp_path / "new" / "curve.png").stat().st_size > 5_000
-    assert (tmp_path / "new" / "curve.zip").exists()
-
-
-@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
-def test_offline(tmp_path):
-    sizes = ["--sac-steps", "1000", "--pretraining-steps", "20", "--updates", "24"]
-    command = [sys.executable, EXAMPLES / "offline.py", *sizes, "--out", tmp_path / "new"]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in result.stdout
-    for task in ("Pendulum-v1", "Cartpole-swingup"):
-        assert f"{task}: data " in result.stdout
-        assert (tmp_path / "new" / task / "model.zip").is_file()
-    for name in ("returns.png", "world_model.png"):
-        assert (tmp_path / "new" / name).stat().st_size > 5_000
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
 
 
 def run_example(name, *arguments, folder):
@@ -41,7 +20,24 @@ def run_example(name, *arguments, folder):
     return result.stdout
 
 
-@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
+def test_quickstart(tmp_path):
+    output = run_example("quickstart.py", "--steps", "400", "--out", tmp_path / "new" / "curve", folder=tmp_path)
+    assert "step    250   mean return of 10 episodes" in output
+    assert (tmp_path / "new" / "curve.png").stat().st_size > 5_000
+    assert (tmp_path / "new" / "curve.zip").exists()
+
+
+def test_offline(tmp_path):
+    sizes = ["--sac-steps", "1000", "--pretraining-steps", "20", "--updates", "24"]
+    output = run_example("offline.py", *sizes, "--out", tmp_path / "new", folder=tmp_path)
+    assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in output
+    for task in ("Pendulum-v1", "Cartpole-swingup"):
+        assert f"{task}: data " in output
+        assert (tmp_path / "new" / task / "model.zip").is_file()
+    for name in ("returns.png", "world_model.png"):
+        assert (tmp_path / "new" / name).stat().st_size > 5_000
+
+
 @pytest.mark.parametrize("observations", ["pixels", "dict"])
 def test_pixels(tmp_path, observations):
     arguments = ["--observations", observations, "--steps", "310", "--out", "model"]
@@ -50,7 +46,6 @@ def test_pixels(tmp_path, observations):
     assert (tmp_path / "model.zip").is_file()
 
 
-@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
 def test_resume(tmp_path):
     assert "A new run" in run_example("resume.py", "--steps", "330", "--every", "160", folder=tmp_path)
     output = run_example("resume.py", "--steps", "340", "--every", "160", folder=tmp_path)
@@ -59,7 +54,6 @@ def test_resume(tmp_path):
     assert "340 steps, 39 updates" in output
 
 
-@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside the tests")
 def test_export(tmp_path):
     output = run_example("export.py", "--steps", "310", folder=tmp_path)
     differences = re.findall(r"(ONNX|TorchScript): largest difference from predict\(\) (\S+)", output)

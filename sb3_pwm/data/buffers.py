@@ -20,6 +20,12 @@ from sb3_pwm.data.batch import SequenceBatch
 from sb3_pwm.data.dataset import Episode
 
 
+def _cut_off(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
+    """End the episodes that go on after those steps as a time limit would; others have their own end already."""
+    timeouts[steps] = np.maximum(timeouts[steps], 1.0 - dones[steps])
+    dones[steps] = 1.0
+
+
 class SequenceReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer with :meth:`sample_sequences`, and storage that is allocated by the first transition.
@@ -232,10 +238,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         if self.size() == 0:
             return
         row = (self.pos - 1) % self.buffer_size
-        unfinished = self.dones[row] == 0.0
-        if not unfinished.any():
+        if self.dones[row].all():
             return
-        self.dones[row, unfinished] = self.timeouts[row, unfinished] = 1.0
+        _cut_off(self.dones, self.timeouts, row)
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
@@ -291,8 +296,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         n_rows = len(steps["dones"]) // self.n_envs
         # A column ends where the next one begins, be it within an episode: that one is cut off there.
         ends = np.arange(1, self.n_envs + 1) * n_rows - 1
-        steps["timeouts"][ends] = np.maximum(steps["timeouts"][ends], 1.0 - steps["dones"][ends])
-        steps["dones"][ends] = 1.0
+        _cut_off(steps["dones"], steps["timeouts"], ends)
         rows = slice(self.pos, self.pos + n_rows)
 
         def put(array: np.ndarray, values: np.ndarray) -> None:
@@ -301,8 +305,9 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         for name in ("actions", "rewards", "dones", "timeouts", "next_observations"):
             map_observations(put, getattr(self, name), steps[name])
-        for row in range(rows.start, rows.stop):
-            self._keep_last_observations(row)
+        if self.optimize_memory_usage:
+            for row in range(rows.start, rows.stop):
+                self._keep_last_observations(row)
         # Not before: they may lie where an episode's last observation has just been.
         map_observations(put, self.observations, steps["observations"])
         self.full = self.full or rows.stop == self.buffer_size
@@ -332,8 +337,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             name: in_a_row(getattr(self, name)[rows, envs]) for name in ("actions", "rewards", "dones", "timeouts")
         }
         newest = np.arange(1, self.n_envs + 1) * n_rows - 1
-        steps["timeouts"][newest] = np.maximum(steps["timeouts"][newest], 1.0 - steps["dones"][newest])
-        steps["dones"][newest] = 1.0
+        _cut_off(steps["dones"], steps["timeouts"], newest)
         steps["observations"] = map_observations(lambda array: in_a_row(array[rows, envs]), self.observations)
         steps["next_observations"] = map_observations(in_a_row, self.next_observations_of(rows, envs))
         other._allocate()
