@@ -5,8 +5,16 @@ import os
 # Before torch is imported: tests run on small shared machines, and so do the subprocesses they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch as th
+from stable_baselines3.common.utils import set_random_seed
 
 import sb3_pwm  # noqa: F401  (registers the environments)
 
 th.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test draws the same random numbers alone, among all, and on whichever worker it runs."""
+    set_random_seed(0)

@@ -1,5 +1,6 @@
 """An environment of any spaces, for the tests of what PWM does with them."""
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium
@@ -17,12 +18,15 @@ class RandomEnv(gymnasium.Env):
     """Random observations and rewards of given spaces; ends for good, or is cut off, after some steps."""
 
     def __init__(self, observation_space=VECTOR, action_space=ACTIONS, length=12, terminates=False):
-        self.observation_space, self.action_space = observation_space, action_space
+        self.observation_space, self.action_space = deepcopy(observation_space), deepcopy(action_space)
+        self.observation_space.seed(0)
         self.length, self.terminates = length, terminates
         self.steps = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         self.steps = 0
         return self.observation_space.sample(), {}
 
@@ -35,7 +39,9 @@ class RandomEnv(gymnasium.Env):
 
 
 def some(space, n):
-    """``n`` observations of a space, as a batch."""
+    """``n`` observations of a space, as a batch: the same ones every time."""
+    space = deepcopy(space)
+    space.seed(0)
     if isinstance(space, spaces.Dict):
         return {key: some(entry, n) for key, entry in space.spaces.items()}
     return np.stack([np.asarray(space.sample()) for _ in range(n)])

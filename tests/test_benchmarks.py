@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -209,3 +210,13 @@ def test_sb3_suite_runs_the_archives_tests_with_pwm(tmp_path):
     assert "| test_run | test_sac_fails | failed | ValueError: no / such luck |" in result.stdout
     assert "test_of_another_algorithm" not in result.stdout
     assert "1 failed, 1 passed" in result.stdout.splitlines()[-1]
+
+
+def test_startup_prints_a_ratio() -> None:
+    script = SCRIPT.with_name("startup.py")
+    command = [sys.executable, str(script), "--rounds", "3"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    pattern = r"with it (\d+\.\d) ms, without (\d+\.\d) ms, ratio \d+\.\d{3} \(medians of 3\)\n"
+    found = re.fullmatch(pattern, output)
+    assert found, output
+    assert min(map(float, found.groups())) > 1.0  # no interpreter starts in a millisecond

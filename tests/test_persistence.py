@@ -11,6 +11,7 @@ import textwrap
 import warnings
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -543,17 +544,42 @@ def test_a_disk_that_is_full_loses_nothing(saved, tmp_path):
     assert model.replay_buffer.size() == 20
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root, who may write into read-only folders")
-def test_a_folder_that_is_read_only_loses_nothing(saved, tmp_path):
+@pytest.fixture
+def read_only_folder():
+    """A folder, and a context in which it can only be read; root, who may write anywhere, is nobody in there."""
+
+    @contextmanager
+    def read_only():
+        user = os.geteuid()
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
+
+    # Not tmp_path, whose parents nobody else may enter
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield folder, read_only
+
+
+def test_a_folder_that_is_read_only_loses_nothing(saved, read_only_folder):
+    folder, read_only = read_only_folder
     model = PWM.load(saved / "model")
-    model.save(tmp_path / "model")
-    tmp_path.chmod(0o500)
-    try:
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "buffer")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"model.zip", "buffer.pkl"}
+    with read_only():
         with pytest.raises(PermissionError, match=r"model\.zip"):
-            model.save(tmp_path / "model")
-    finally:
-        tmp_path.chmod(0o700)
-    PWM.load(tmp_path / "model")
+            model.save(folder / "model")
+        with pytest.raises(PermissionError, match=r"buffer\.pkl"):
+            model.save_replay_buffer(folder / "buffer")
+        PWM.load(folder / "model").load_replay_buffer(folder / "buffer")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_to_says_so(saved, tmp_path):

@@ -433,3 +433,9 @@ def test_learns_to_swing_up_what_it_sees(policy, env):
     model = PWM(policy, env, learning_starts=300, buffer_size=50_000, seed=0, device="cpu").learn(2500)
     score, _ = evaluate_policy(model, make_vec_env(env, seed=7), 10)
     assert score > -400
+
+
+def test_the_actor_alone_refuses_observations():
+    model = PWM("MlpPolicy", RandomEnv(), **SMALL)
+    with pytest.raises(NotImplementedError, match=r"acts on the world model's latent: call the policy's predict\(\)"):
+        model.policy.actor.predict(np.zeros(3, np.float32), deterministic=True)

@@ -409,17 +409,6 @@ class TestInterpreterStart:
         assert with_hook == without
         assert "torch" not in with_hook
 
-    def test_takes_less_than_two_milliseconds(self, tmp_path, startup_file):
-        script = f"""
-            import time
-            start = time.perf_counter()
-            for line in open({str(startup_file)!r}, encoding="utf-8"):
-                exec(line)
-            print(time.perf_counter() - start)
-        """
-        # The least of several, since other processes can only add to it
-        assert min(float(run_script(script, tmp_path)) for _ in range(10)) < 2e-3
-
     def test_half_removed_package_is_silent(self, site):
         assert run(["-S", "-c", self.USE_ZOO], site) == "['sac']\n"
 

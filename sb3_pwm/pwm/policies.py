@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch as th
@@ -66,6 +66,10 @@ class Actor(nn.Module):
         """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
         mean = at_least_float32(self.mean(latents))
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
+
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: other algorithms' actors take observations."""
+        raise NotImplementedError("PWM's actor acts on the world model's latent: call the policy's predict() instead.")
 
 
 class PWMPolicy(BasePolicy):
