@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--sac-steps", type=int, default=5000, help="steps of each run that makes data")
     parser.add_argument("--pretraining-steps", type=int, default=3000, help="updates of the world model")
     parser.add_argument("--updates", type=int, default=2000, help="updates of each policy")
+    parser.add_argument("--episodes", type=int, default=10, help="episodes of each evaluation")
     parser.add_argument("--out", type=Path, default=Path("offline"), help="folder of what it writes")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def main() -> None:
     for task in TASKS:
         sac = SAC("MlpPolicy", task, learning_starts=500, seed=0)
         sac.learn(args.sac_steps, progress_bar=True)
-        sac_returns.append(evaluate_policy(sac, Monitor(gym.make(task)), 10)[0])
+        sac_returns.append(evaluate_policy(sac, Monitor(gym.make(task)), args.episodes)[0])
         parts.append(sb3_pwm.OfflineDataset.from_replay_buffer(sac.replay_buffer, task))
     dataset = sb3_pwm.OfflineDataset([data for part in parts for data in part.data])
     print(dataset)
@@ -75,7 +76,7 @@ def main() -> None:
         )
         evaluation = EvalCallback(
             Monitor(gym.make(task)),
-            n_eval_episodes=10,
+            n_eval_episodes=args.episodes,
             eval_freq=max(args.updates // 8, 1),
             log_path=str(args.out / task),
             best_model_save_path=str(args.out / task),
@@ -94,7 +95,7 @@ def main() -> None:
         axis.plot(results["timesteps"], scores, marker="o", label="PWM, in the world model")
         axis.axhline(sac_return, color="tab:orange", label="SAC that made the data")
         axis.axhline(np.mean(returns), color="gray", linestyle="--", label="mean of the data's episodes")
-        axis.set(title=task, xlabel="updates", ylabel="return of 10 episodes")
+        axis.set(title=task, xlabel="updates", ylabel=f"return of {args.episodes} episodes")
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(args.out / "returns.png", dpi=150)

@@ -28,7 +28,7 @@ def test_quickstart(tmp_path):
 
 
 def test_offline(tmp_path):
-    sizes = ["--sac-steps", "1000", "--pretraining-steps", "20", "--updates", "24"]
+    sizes = ["--sac-steps", "1000", "--pretraining-steps", "20", "--updates", "24", "--episodes", "1"]
     output = run_example("offline.py", *sizes, "--out", tmp_path / "new", folder=tmp_path)
     assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in output
     for task in ("Pendulum-v1", "Cartpole-swingup"):

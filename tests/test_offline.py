@@ -301,7 +301,7 @@ def test_missing_data_and_normalised_observations(world_model, tmp_path):
         PWM("MlpPolicy", env, world_model=world_model)
     with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
         make("Pendulum-v1", tmp_path / "no.safetensors", None)
-    with pytest.raises(ValueError, match="behaviour_coef must be a float of at least 0"):
+    with pytest.raises(ValueError, match="behaviour_coef must be a number of at least 0"):
         make("Pendulum-v1", world_model, None, behaviour_coef=-1.0)
-    with pytest.raises(ValueError, match=r"behaviour_temperature must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"behaviour_temperature must be a number above 0, got 0\.0"):
         make("Pendulum-v1", world_model, None, behaviour_temperature=0.0)

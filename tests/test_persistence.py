@@ -27,7 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_pwm import PWM, OfflineDataset, latest_checkpoint
+from sb3_pwm import PWM, OfflineDataset, PWMPolicy, latest_checkpoint
 
 SMALL = dict(policy_kwargs=TINY, learning_starts=15, batch_size=6, buffer_size=200, device="cpu", seed=0)
 IMAGES = spaces.Box(0, 255, (2, 36, 36), np.uint8)
@@ -475,6 +475,35 @@ def test_spaces_that_do_not_match(saved):
         pendulum().set_env(gym.make("Cup-catch"))
 
 
+def test_another_entropy_coefficient_for_a_saved_model(tmp_path):
+    learned, fixed = pendulum(ent_coef="auto_0.5").learn(20), pendulum(ent_coef=0.1).learn(20)
+    learned.save(tmp_path / "learned")
+    fixed.save(tmp_path / "fixed")
+    for name in ("learned", "fixed"):
+        model = PWM.load(tmp_path / name, env=gym.make("Pendulum-v1"), ent_coef=0.02)
+        assert model.ent_coef_tensor.item() == pytest.approx(0.02)
+        assert model.log_ent_coef is model.ent_coef_optimizer is None
+        model.learn(20)
+        model = PWM.load(tmp_path / name, env=gym.make("Pendulum-v1"), ent_coef="auto_0.3")
+        assert model.log_ent_coef.exp().item() == pytest.approx(0.3)
+        assert model.ent_coef_tensor is None
+        model.learn(20)
+        assert model.log_ent_coef.exp().item() != pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"is fixed \(ent_coef=0\.1\): leave 'ent_coef_optimizer' out"):
+        fixed.set_parameters(learned.get_parameters(), exact_match=False)
+    with pytest.raises(ValueError, match="'ent_coef_optimizer' out"):
+        PWM.load(tmp_path / "learned", custom_objects=dict(ent_coef=0.1))
+
+
+def test_a_file_that_lacks_a_part(saved, tmp_path):
+    with zipfile.ZipFile(saved / "model.zip") as whole, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
+        for name in whole.namelist():
+            if name != "policy.critic_optimizer.pth":
+                less.writestr(name, whole.read(name))
+    with pytest.raises(ValueError, match=r"less does not hold the parts of this model: .*policy\.critic_optimizer"):
+        PWM.load(tmp_path / "less")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -520,12 +549,16 @@ DISK_FULL = textwrap.dedent(
     model = PWM.load(sys.argv[1] + "/model", device="cpu")
     model.load_replay_buffer(sys.argv[1] + "/buffer")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for what, size in (("model", 30_000), ("buffer", 1_000)):
+    for what, save, size in (
+        ("model", model.save, 30_000),
+        ("buffer", model.save_replay_buffer, 1_000),
+        ("policy.pth", model.policy.save, 1_000),
+    ):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         try:
-            (model.save if what == "model" else model.save_replay_buffer)(sys.argv[1] + "/" + what)
+            save(sys.argv[1] + "/" + what)
         except OSError as error:
-            print(what, "failed:", error.strerror)
+            print(what, "failed:", error)
     """
 )
 
@@ -534,14 +567,32 @@ def test_a_disk_that_is_full_loses_nothing(saved, tmp_path):
     """The kernel stops each file at some thousand bytes, as a full disk would."""
     for name in ("model.zip", "buffer.pkl"):
         (tmp_path / name).write_bytes((saved / name).read_bytes())
+    PWM.load(saved / "model").policy.save(tmp_path / "policy.pth")
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "model failed: File too large" in output
-    assert "buffer failed: File too large" in output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip"]
+    for what, file in (("model", "model.zip"), ("buffer", "buffer.pkl"), ("policy.pth", "policy.pth")):
+        assert f"{what} failed: [Errno 27] File too large: '{tmp_path / file}'" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip", "policy.pth"]
+    PWMPolicy.load(tmp_path / "policy.pth")
     model = PWM.load(tmp_path / "model")
     model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer.size() == 20
+
+
+def test_a_file_stays_what_it_was(saved, tmp_path):
+    """A link stays a link, an older file keeps its permissions, and names may be as long as the file system takes."""
+    model = PWM.load(saved / "model")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.zip").symlink_to(tmp_path / "elsewhere" / "target.zip")
+    model.save(tmp_path / "link")
+    assert (tmp_path / "link.zip").is_symlink()
+    model.save(tmp_path / "private")
+    (tmp_path / "private.zip").chmod(0o600)
+    model.save(tmp_path / "private")
+    assert (tmp_path / "private.zip").stat().st_mode & 0o777 == 0o600
+    model.save(tmp_path / ("n" * 251))
+    for name in ("elsewhere/target", "link", "private", "n" * 251):
+        PWM.load(tmp_path / name)
 
 
 @pytest.fixture
@@ -571,13 +622,16 @@ def test_a_folder_that_is_read_only_loses_nothing(saved, read_only_folder):
     model = PWM.load(saved / "model")
     model.save(folder / "model")
     model.save_replay_buffer(folder / "buffer")
+    model.policy.save(folder / "policy.pth")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(before) == {"model.zip", "buffer.pkl"}
+    assert set(before) == {"model.zip", "buffer.pkl", "policy.pth"}
     with read_only():
         with pytest.raises(PermissionError, match=r"model\.zip"):
             model.save(folder / "model")
         with pytest.raises(PermissionError, match=r"buffer\.pkl"):
             model.save_replay_buffer(folder / "buffer")
+        with pytest.raises(PermissionError, match=r"policy\.pth"):
+            model.policy.save(folder / "policy.pth")
         PWM.load(folder / "model").load_replay_buffer(folder / "buffer")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -1,6 +1,7 @@
 """The policies: observations of every kind, networks and extractors as SB3's users write them."""
 
 import re
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecNormalize,
     VecTransposeImage,
@@ -248,7 +250,7 @@ def test_any_activation(activation_fn, of_world_model, tmp_path):
 
 
 def test_bad_activation():
-    with pytest.raises(ValueError, match="activation_fn must be a module class"):
+    with pytest.raises(ValueError, match="activation_fn must be a subclass of torch's Module, got"):
         PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(activation_fn=th.tanh))
 
 
@@ -300,7 +302,7 @@ def test_learning_rate_of_the_encoder(policy, space, policy_kwargs, expected, tm
 
 
 def test_bad_learning_rate_of_the_encoder():
-    with pytest.raises(ValueError, match="encoder_lr_scale must be a positive float, got -1"):
+    with pytest.raises(ValueError, match="encoder_lr_scale must be a number above 0, got -1"):
         PWM("MlpPolicy", "Pendulum-v1", **with_kwargs(encoder_lr_scale=-1))
 
 
@@ -433,6 +435,61 @@ def test_learns_to_swing_up_what_it_sees(policy, env):
     model = PWM(policy, env, learning_starts=300, buffer_size=50_000, seed=0, device="cpu").learn(2500)
     score, _ = evaluate_policy(model, make_vec_env(env, seed=7), 10)
     assert score > -400
+
+
+@pytest.mark.parametrize("kind", ["images", "a Dict with images", "stacked"])
+def test_shapes_that_change_after_normalization_are_refused(kind):
+    """The replay buffer would keep the observations of before: pixels in other places than the policy sees them."""
+    image = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    wrapper, policy, kwargs = VecTransposeImage, "CnnPolicy", dict(norm_obs=False)
+    if kind == "a Dict with images":
+        space, policy = spaces.Dict(image=image, vector=ENTRIES["vector"]), "MultiInputPolicy"
+        kwargs = dict(norm_obs_keys=["vector"])
+    elif kind == "stacked":
+        space, policy = ENTRIES["vector"], "MlpPolicy"
+        wrapper = partial(VecFrameStack, n_stack=2)
+    else:
+        space = image
+    venv = DummyVecEnv([lambda: RandomEnv(space)])
+    # SB3 transposes images by itself, outermost.
+    outside = VecNormalize(venv, **kwargs) if wrapper is VecTransposeImage else wrapper(VecNormalize(venv, **kwargs))
+    with pytest.raises(ValueError, match=r"put VecNormalize outermost, as in VecNormalize\(VecTransposeImage\(env\)\)"):
+        PWM(policy, outside, **SMALL)
+    model = PWM(policy, VecNormalize(wrapper(venv), **kwargs), **SMALL).learn(40)
+    with pytest.raises(ValueError, match="put VecNormalize outermost"):
+        model.set_env(outside)
+
+
+def test_pixels_are_stored_where_the_policy_sees_them():
+    venv = VecTransposeImage(DummyVecEnv([lambda: RandomEnv(spaces.Box(0, 255, (36, 40, 3), np.uint8), length=4)]))
+    seen = []
+
+    class Recorded(VecEnvWrapper):
+        def reset(self):
+            seen.append(self.venv.reset())
+            return seen[-1]
+
+        def step_wait(self):
+            result = self.venv.step_wait()
+            seen.append(result[0])
+            return result
+
+    model = PWM("CnnPolicy", VecNormalize(Recorded(venv), norm_obs=False), **SMALL).learn(10)
+    np.testing.assert_array_equal(model.replay_buffer.observations[:10], np.stack(seen[:10]))
+
+
+def test_observations_that_are_no_numbers():
+    model = PWM("MlpPolicy", RandomEnv(), **SMALL)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="observation that is NaN or infinite"):
+            model.predict(np.array([0.0, bad, 0.0], np.float32))
+    with pytest.raises(ValueError, match="observation is far too large"):
+        model.predict(np.full(3, 1e38, np.float32))
+    both = PWM("MultiInputPolicy", RandomEnv(spaces.Dict(a=ENTRIES["vector"], b=ENTRIES["number"])), **SMALL)
+    with pytest.raises(ValueError, match="observation that is NaN or infinite"):
+        both.predict(dict(a=np.full(3, np.nan, np.float32), b=1))
+    action = both.predict(dict(a=np.zeros(3, np.float32), b=1))[0]
+    assert np.isfinite(action).all()
 
 
 def test_the_actor_alone_refuses_observations():

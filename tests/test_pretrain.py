@@ -165,7 +165,7 @@ def test_tensorboard(dataset, tmp_path):
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(dataset, tmp_path):
     dataset.save(tmp_path / "data")
-    options = ("--steps", 400, "--checkpoint-every", 25, "--log-every", 10)
+    options = ("--steps", 150, "--checkpoint-every", 25, "--log-every", 10)
     subprocess.run(command(tmp_path / "data", tmp_path / "whole.safetensors", *options), check=True, timeout=300)
 
     line = command(tmp_path / "data", tmp_path / "killed.safetensors", *options)

@@ -581,6 +581,33 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(ent_coef="much"), "ent_coef"),
         (dict(ent_coef="auto_0"), "ent_coef"),
         (dict(ent_coef=-1.0), "ent_coef"),
+        (dict(ent_coef=float("nan")), "ent_coef"),
+        (dict(ent_coef=None), "ent_coef"),
+        (dict(target_entropy="x"), r"target_entropy .* must be a number, got 'x'"),
+        (dict(target_entropy=float("nan")), "target_entropy"),
+        (dict(td_lambda="much"), "td_lambda must be a number of at least 0 and of at most 1, got 'much'"),
+        (dict(behaviour_coef="x"), "behaviour_coef"),
+        (dict(buffer_size=100.5), "buffer_size"),
+        (dict(train_freq=0), "train_freq"),
+        (dict(train_freq=(-1, "step")), "train_freq"),
+        (dict(gradient_steps=1.5), "gradient_steps"),
+        (dict(gradient_steps=-2), "gradient_steps"),
+        (dict(action_noise="x"), "action_noise"),
+        (dict(world_model=3), "world_model"),
+        (dict(dataset=3), "dataset"),
+        (dict(learning_rate=-1.0), "learning_rate"),
+        (dict(critic_learning_rate=-1.0), "critic_learning_rate"),
+        (dict(critic_learning_rate="lin_-1"), "critic_learning_rate"),
+        (dict(world_model_learning_rate=float("nan")), "world_model_learning_rate"),
+        (dict(policy_kwargs=[1]), "policy_kwargs"),
+        (dict(policy_kwargs=dict(n_critics=0)), "n_critics must be an integer of at least 1, got 0"),
+        (dict(policy_kwargs=dict(n_critics=1.5)), "n_critics"),
+        (dict(policy_kwargs=dict(log_std_init=float("nan"))), "log_std_init"),
+        (dict(policy_kwargs=dict(log_std_min=10)), "log_std_min must be a number of at most 2, got 10"),
+        (dict(policy_kwargs=dict(log_std_min="a")), "log_std_min"),
+        (dict(policy_kwargs=dict(encoder_lr_scale="x")), "encoder_lr_scale"),
+        (dict(policy_kwargs=dict(features_extractor_class="x")), "features_extractor_class"),
+        (dict(policy_kwargs=dict(optimizer_class="x")), "optimizer_class"),
         (dict(critic_learning_rate="log_3"), "critic_learning_rate"),
         (dict(world_model_learning_rate="fast"), "world_model_learning_rate"),
         (dict(policy_kwargs=dict(net_arch=dict(pi=[64]))), "net_arch"),
@@ -593,6 +620,17 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PWM("MlpPolicy", Drift(), **{**SMALL, **arguments})
+
+
+def test_what_is_no_environment():
+    with pytest.raises(ValueError, match="not a Gymnasium environment"):
+        PWM("MlpPolicy", 3, device="cpu")
+
+
+def test_integers_for_fractions():
+    policy_kwargs = {**SMALL["policy_kwargs"], "log_std_init": -3, "log_std_min": -4}
+    model = PWM("MlpPolicy", Drift(), **{**SMALL, "policy_kwargs": policy_kwargs, "td_lambda": 1, "tau": 1}).learn(30)
+    assert model.policy.actor.log_std.item() == pytest.approx(-3.0, abs=0.1)
 
 
 def test_episodes_of_several_environments_are_no_unit():
@@ -722,7 +760,7 @@ def test_reaches_the_known_optimum():
             activation_fn=nn.SiLU,
         ),
     )
-    model.learn(2000)
+    model.learn(1200)
 
     def mean_return(policy) -> float:
         total = 0.0

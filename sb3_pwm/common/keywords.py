@@ -1,7 +1,9 @@
-"""A clear answer to a misspelt keyword."""
+"""A clear answer to a misspelt keyword, and to a value that its argument cannot have."""
 
 import difflib
 import inspect
+import math
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -22,3 +24,45 @@ def reject_unknown_keywords(cls: type, keywords: dict[str, Any], known: dict[str
             near = difflib.get_close_matches(name, parameters, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else "see its docstring for those it has."
             raise TypeError(f"{cls.__name__} has no argument {name!r}: {remedy}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    finite: bool = True,
+    integer: bool = False,
+) -> None:
+    """
+    :param name: The argument's name, for the error.
+    :param value: What it was given.
+    :param low: The least it may be, or with ``above`` what it has to be above of.
+    :param high: The most.
+    :param finite: Whether infinity is refused.
+    :param integer: Whether fractions are refused, and integers of type float.
+    :raises ValueError: If it is something else.
+    """
+    valid = isinstance(value, Integral if integer else Real) and low <= float(value) <= high
+    if valid and not (above and value == low) and not (finite and math.isinf(value)):
+        return
+    kind = "an integer" if integer else "a number"
+    limits = [f"above {low:g}" if above else f"of at least {low:g}"] if low > -math.inf else []
+    limits += [f"of at most {high:g}"] if high < math.inf else []
+    raise ValueError(f"{name} must be {' '.join([kind, ' and '.join(limits)]).rstrip()}, got {value!r}.")
+
+
+def check_subclass(name: str, value: Any, base: type, optional: bool = False) -> None:
+    """
+    :param name: The argument's name, for the error.
+    :param value: What it was given.
+    :param base: The class that it must be derived from.
+    :param optional: Whether it may be None.
+    :raises ValueError: If it is something else.
+    """
+    if not (optional and value is None) and not (isinstance(value, type) and issubclass(value, base)):
+        raise ValueError(
+            f"{name} must be a subclass of {base.__module__.partition('.')[0]}'s {base.__name__}, got {value!r}."
+        )

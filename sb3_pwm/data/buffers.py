@@ -201,7 +201,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         row = self.pos
 
         def put(array: np.ndarray, values: np.ndarray) -> None:
-            array[row] = np.reshape(values, array.shape[1:])
+            values = np.asarray(values)
+            # Those of a Discrete space have no axis of their own. Nothing else is reshaped: pixels would change places.
+            array[row] = values[..., None] if values.ndim == 1 and array.shape[2:] == (1,) else values
 
         map_observations(put, self.observations, obs)
         map_observations(put, self.next_observations, next_obs)

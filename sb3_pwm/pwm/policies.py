@@ -21,7 +21,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_pwm.common.keywords import reject_unknown_keywords
+from sb3_pwm.common.files import replacing
+from sb3_pwm.common.keywords import check_number, check_subclass, reject_unknown_keywords
 from sb3_pwm.common.layers import EnsembleMLP, at_least_float32, mlp
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.pwm.imagination import squashed_action
@@ -99,7 +100,7 @@ class PWMPolicy(BasePolicy):
     :param task: The task of a multi-task world model that the policy is for.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
-    :param log_std_min: Floor of the log standard deviation.
+    :param log_std_min: Floor of the log standard deviation; at most 2, its ceiling.
     :param features_extractor_class: Turns observations into the world model's input; None: SB3's for the policy's kind
         of observations, :attr:`usual_features_extractor`.
     :param features_extractor_kwargs: Its keyword arguments.
@@ -108,8 +109,8 @@ class PWMPolicy(BasePolicy):
         images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
     :param optimizer_class: Optimiser of actor, critics and world model.
-    :param optimizer_kwargs: Its keyword arguments, for all three; without any, Adam has the paper's betas (0.7, 0.95)
-        for actor and critics.
+    :param optimizer_kwargs: Its keyword arguments, for all three. Adam and AdamW have the paper's betas (0.7, 0.95)
+        for actor and critics, unless it is given others.
     :raises ValueError: If an argument has no valid value, or the extractor does not fit the observations; the message
         names it.
     """
@@ -143,6 +144,12 @@ class PWMPolicy(BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
+        check_subclass("features_extractor_class", features_extractor_class, BaseFeaturesExtractor, optional=True)
+        check_subclass("activation_fn", activation_fn, nn.Module)
+        check_subclass("optimizer_class", optimizer_class, th.optim.Optimizer)
+        check_number("n_critics", n_critics, 1, integer=True)
+        check_number("log_std_init", log_std_init)
+        check_number("log_std_min", log_std_min, high=LOG_STD_MAX)
         super().__init__(
             observation_space,
             action_space,
@@ -154,8 +161,6 @@ class PWMPolicy(BasePolicy):
             squash_output=True,
         )
         self.net_arch = as_net_arch(net_arch)
-        if not (isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module)):
-            raise ValueError(f"activation_fn must be a module class such as torch.nn.SiLU, got {activation_fn!r}.")
         names = {activation: name for name, activation in ACTIVATIONS.items()}
         self.activation_fn = activation_fn
         self.world_model_size = world_model_size
@@ -186,8 +191,7 @@ class PWMPolicy(BasePolicy):
             # As SB3's on-policy algorithms do: with torch's own initialisation an image hardly shows in the features.
             self.features_extractor.apply(partial(self.init_weights, gain=math.sqrt(2.0)))
         self.encoder_lr_scale = (0.1 if extractor_learns else 1.0) if encoder_lr_scale is None else encoder_lr_scale
-        if not (np.isfinite(self.encoder_lr_scale) and self.encoder_lr_scale > 0.0):
-            raise ValueError(f"encoder_lr_scale must be a positive float, got {encoder_lr_scale!r}.")
+        check_number("encoder_lr_scale", self.encoder_lr_scale, 0.0, above=True)
         dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
         if world_model_config is not None:
             config = WorldModelConfig(**world_model_config)
@@ -213,8 +217,8 @@ class PWMPolicy(BasePolicy):
             dimensions["action_dim"],
             self.net_arch["pi"],
             activation_fn,
-            log_std_init,
-            log_std_min,
+            float(log_std_init),
+            float(log_std_min),
         )
         self.critic = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
@@ -259,6 +263,39 @@ class PWMPolicy(BasePolicy):
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions, as SB3's policies do.
+
+        :param observation: One observation, or a batch.
+        :param state: Without effect, as is ``episode_start``: the policy has no memory.
+        :param deterministic: Whether to take the mean, or to draw.
+        :return: The actions, and ``state``.
+        :raises ValueError: If an observation is NaN or infinite, or so large that no action follows from it.
+        """
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        observations = observation.values() if isinstance(observation, dict) else [observation]
+        if not all(np.isfinite(values).all() for values in observations):
+            raise ValueError("No action follows from an observation that is NaN or infinite.")
+        if not np.isfinite(actions).all():
+            raise ValueError("The action is NaN: the observation is far too large, or the policy's parameters are NaN.")
+        return actions, state
+
+    def save(self, path: str | Path) -> None:
+        """
+        Save the policy as SB3 does, but so that an older file stays whole until the new one is.
+
+        :param path: The file, as it is called.
+        """
+        with replacing(path) as file:
+            super().save(file)  # type: ignore[arg-type]
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         mean, log_std = self.actor(self.encode(observation))

@@ -13,6 +13,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -22,21 +23,23 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
     RolloutReturn,
     Schedule,
+    TensorDict,
     TrainFreq,
     TrainFrequencyUnit,
 )
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update, update_learning_rate
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pwm.common.compilation import Compiler
 from sb3_pwm.common.files import replacing, with_suffix
-from sb3_pwm.common.keywords import reject_unknown_keywords
+from sb3_pwm.common.keywords import check_number, reject_unknown_keywords
 from sb3_pwm.common.layers import EnsembleMLP, frozen
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
@@ -120,7 +123,7 @@ class PWM(OffPolicyAlgorithm):
     :param batch_size: Number of sequences per update, B.
     :param horizon: Number of steps of a replayed sequence and of an imagined rollout, H.
     :param td_lambda: Lambda of the critics' targets, in [0, 1].
-    :param rho: Weight of step t in the world-model loss is ``rho ** t``, in (0, 1].
+    :param rho: Weight of step t in the world-model loss is ``rho ** t``, in [0, 1].
     :param gamma: Discount factor.
     :param tau: Polyak coefficient of the target critics; 1 bootstraps from the critics themselves, as the paper does.
     :param train_freq: Update every so many steps, or ``(n, "episode")``; see SB3.
@@ -235,6 +238,8 @@ class PWM(OffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
+        if policy_kwargs is not None and not isinstance(policy_kwargs, dict):
+            raise ValueError(f"policy_kwargs must be a dictionary, got {policy_kwargs!r}.")
         if isinstance(policy, type) and not issubclass(policy, PWMPolicy):
             raise ValueError(
                 f"policy={policy.__name__} is not one of PWM's: pass a name, or a subclass of sb3_pwm.PWMPolicy. "
@@ -242,7 +247,8 @@ class PWM(OffPolicyAlgorithm):
             )
         if env is not None:
             env = maybe_make_env(env, verbose)
-            check_spaces(env.observation_space, env.action_space)
+            if isinstance(env, gym.Env | VecEnv):  # else SB3 says what it is
+                check_spaces(env.observation_space, env.action_space)
         super().__init__(
             policy,
             env,
@@ -328,12 +334,23 @@ class PWM(OffPolicyAlgorithm):
         self._compiled = False
         # On a GPU every check of a gradient would wait for it: train() makes one, after its updates.
         self._checks_at_once = self.device.type == "cpu"
+        self._setup_ent_coef()
+
+    def _setup_ent_coef(self) -> None:
         initial, learned = parse_ent_coef(self.ent_coef)
+        self.log_ent_coef = self.ent_coef_optimizer = self.ent_coef_tensor = None
         if learned:
             self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=ENT_COEF_LEARNING_RATE, fused=True)
         else:
             self.ent_coef_tensor = th.tensor(initial, device=self.device)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's; every environment that a model is given comes through here."""
+        env = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_normalization(env)
+        return env
 
     def _open_given(self) -> tuple[WorldModel | None, OfflineDataset | None]:
         """The world model and the data that were given, and what follows from them."""
@@ -341,8 +358,14 @@ class PWM(OffPolicyAlgorithm):
         self._given_world_model = self._given_dataset = None
         if isinstance(world_model, str | Path):
             world_model = WorldModel.load(world_model)
-        if dataset is not None and not isinstance(dataset, OfflineDataset):
+        if not (world_model is None or isinstance(world_model, WorldModel)):
+            raise ValueError(f"world_model must be a WorldModel or its file, got {world_model!r}.")
+        if isinstance(dataset, str | Path | list | tuple):
             dataset = OfflineDataset.open_any(dataset)
+        if not (dataset is None or isinstance(dataset, OfflineDataset)):
+            raise ValueError(
+                f"dataset must be an OfflineDataset, its folder, or Minari ids or folders, got {dataset!r}."
+            )
         if world_model is not None:
             # As rl-zoo3's files have them: they are for learning without a pretrained one.
             unused = sorted({"world_model_size", "latent_dim", "world_model_kwargs"} & set(self.policy_kwargs))
@@ -449,7 +472,8 @@ class PWM(OffPolicyAlgorithm):
 
     def _check_arguments(self) -> None:
         """Refuse at construction what could only fail later."""
-        at_least = dict(
+        at_least: dict[str, int] = dict(
+            buffer_size=1,
             batch_size=1,
             horizon=1,
             critic_epochs=1,
@@ -458,21 +482,20 @@ class PWM(OffPolicyAlgorithm):
         )
         if self.world_model_steps != "auto":
             at_least["world_model_steps"] = 0
-        for name, minimum in at_least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < minimum:
-                raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
-        for name, low, high in (("td_lambda", 0.0, 1.0), ("rho", 0.0, 1.0), ("gamma", 0.0, 1.0), ("tau", 0.0, 1.0)):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}.")
-        coef = self._replay_critic_coef
-        if isinstance(coef, str) or not (np.isfinite(coef) and coef >= 0.0):
-            raise ValueError(f'replay_critic_coef must be "auto" or a float of at least 0, got {coef!r}.')
-        if not (np.isfinite(self.behaviour_coef) and self.behaviour_coef >= 0.0):
-            raise ValueError(f"behaviour_coef must be a float of at least 0, got {self.behaviour_coef!r}.")
-        if not self.behaviour_temperature > 0.0:
-            raise ValueError(f"behaviour_temperature must be positive, got {self.behaviour_temperature!r}.")
+        for name, least in at_least.items():
+            check_number(name, getattr(self, name), least, integer=True)
+        for name in ("td_lambda", "rho", "gamma", "tau"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        check_number("behaviour_coef", self.behaviour_coef, 0.0)
+        check_number("behaviour_temperature", self.behaviour_temperature, 0.0, above=True, finite=False)
+        for name, minimum in (("replay_critic_coef", 0.0), ("target_entropy", -np.inf)):
+            if getattr(self, name) != "auto":
+                check_number(f'{name} (if not "auto")', getattr(self, name), minimum)
+        if not callable(self.learning_rate):
+            check_number("learning_rate", self.learning_rate, 0.0)
+        check_number("gradient_steps", self.gradient_steps, -1, integer=True)
+        if self.action_noise is not None and not isinstance(self.action_noise, ActionNoise):
+            raise ValueError(f"action_noise must be one of SB3's, got {self.action_noise!r}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
         if self.compile not in (True, False, "auto"):
@@ -486,7 +509,8 @@ class PWM(OffPolicyAlgorithm):
                     f"{name}={steps} is longer than the {per_env} steps per environment that "
                     f"buffer_size={self.buffer_size} holds: raise buffer_size or lower {name}."
                 )
-        unit = self.train_freq[1] if isinstance(self.train_freq, tuple) else "step"
+        frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        check_number("train_freq", frequency, 1, integer=True)
         if self.n_envs > 1 and unit in ("episode", TrainFrequencyUnit.EPISODE):
             raise ValueError(
                 f"train_freq={tuple(self.train_freq)} counts episodes, and {self.n_envs} environments end theirs at "  # type: ignore[arg-type]
@@ -918,7 +942,8 @@ class PWM(OffPolicyAlgorithm):
         :param custom_objects: By name, what to take in place of what is in the file.
         :param print_system_info: Whether to print the versions that it was saved with, and those here.
         :param force_reset: Whether the environment is reset before learning goes on.
-        :param kwargs: Arguments of the constructor, in place of the saved ones; ``dataset`` fills the replay buffer.
+        :param kwargs: Arguments of the constructor, in place of the saved ones; ``dataset`` fills the replay buffer,
+            and with ``ent_coef`` the coefficient begins anew.
         :return: The model.
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If it is damaged, or another algorithm's, or its spaces are not the environment's.
@@ -928,8 +953,18 @@ class PWM(OffPolicyAlgorithm):
             warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
         if "dataset" in kwargs:
             kwargs["_given_dataset"] = kwargs.pop("dataset")
+        ent_coef = kwargs.pop("ent_coef", None)
         try:
-            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+            model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+            if ent_coef is not None:  # afterwards: the file has the state of its own, or has none
+                model.ent_coef = ent_coef
+                model._setup_ent_coef()
+            return model
+        except KeyError as error:
+            # SB3 looks for an older version's optimiser when a part of the file is missing, or is none of the model's.
+            if error.args != ("policy.optimizer",):
+                raise
+            raise ValueError(f"{path} does not hold the parts of this model: {error.__context__}") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged and cannot be loaded: {error}") from error
         except AssertionError as error:
@@ -937,6 +972,27 @@ class PWM(OffPolicyAlgorithm):
             if "found in the saved file" not in str(error):
                 raise
             raise ValueError(f"{path} is cut short, or not a saved model at all: {error}.") from error
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Set parameters as SB3 does.
+
+        :param load_path_or_dict: What :meth:`get_parameters` gives, or a saved model.
+        :param exact_match: Whether all parts have to be there.
+        :param device: Device to load a file on.
+        :raises ValueError: If parts are missing, or are none of this model's.
+        """
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            parameters = load_from_zip_file(parameters, device=device, load_data=False)[1]
+        if "ent_coef_optimizer" in parameters and self.ent_coef_optimizer is None:
+            raise ValueError(
+                "The parameters are of a model that learns its entropy coefficient, this model's is fixed "
+                f"(ent_coef={self.ent_coef!r}): leave 'ent_coef_optimizer' out of them."
+            )
+        super().set_parameters(parameters, exact_match, device)
 
     def load_replay_buffer(self, path: str | Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
@@ -1047,20 +1103,43 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         )
 
 
+def check_normalization(env: VecEnv) -> None:
+    """
+    :param env: Environments, as a model steps them.
+    :raises ValueError: If they are wrapped further after their normalisation, so that what it saw, which is what the
+        replay buffer keeps, has other shapes than what the policy sees.
+    """
+    normalize = unwrap_vec_normalize(env)
+    if normalize is None:
+        return
+    seen, kept = (
+        {key: entry.shape for key, entry in space.items()} if isinstance(space, spaces.Dict) else space.shape
+        for space in (env.observation_space, normalize.observation_space)
+    )
+    if seen != kept:
+        raise ValueError(
+            f"The replay buffer keeps observations as they come to VecNormalize, here of shape {kept}, and the policy "
+            f"sees {seen}: put VecNormalize outermost, as in VecNormalize(VecTransposeImage(env)) for images whose "
+            "channels come last, or VecNormalize(VecFrameStack(env, 4))."
+        )
+
+
 def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:
     """
     :param learning_rate: A float, a function of the progress remaining, or ``"lin_<float>"`` for linear decay to zero.
     :param name: The argument's name, for the error.
     :return: Learning rate as a function of the progress remaining.
-    :raises ValueError: If a string is of another form.
+    :raises ValueError: If a string is of another form, or a number is negative or none at all.
     """
+    if not (isinstance(learning_rate, str) or callable(learning_rate)):
+        check_number(name, learning_rate, 0.0)
     if isinstance(learning_rate, str):
         kind, _, initial = learning_rate.rpartition("_")
         try:
             value = float(initial)
         except ValueError:
             kind = "?"
-        if kind not in ("", "lin"):
+        if kind not in ("", "lin") or not 0.0 <= value < np.inf:
             raise ValueError(f'{name}={learning_rate!r} is no learning rate: give a float or "lin_<float>".')
         return FloatSchedule(value if kind == "" else LinearSchedule(value, 0.0, 1.0))
     return FloatSchedule(learning_rate)
@@ -1076,8 +1155,8 @@ def parse_ent_coef(ent_coef: float | str) -> tuple[float, bool]:
     text = str(ent_coef).removeprefix("auto").removeprefix("_") if learned else ent_coef
     try:
         value = 1.0 if text == "" else float(text)
-    except ValueError:
+    except (TypeError, ValueError):
         value = -1.0
-    if value < 0.0 or (learned and value == 0.0):
+    if not 0.0 <= value < np.inf or (learned and value == 0.0):
         raise ValueError(f'ent_coef={ent_coef!r} must be a float of at least 0, "auto" or "auto_<positive float>".')
     return value, learned
