@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10, help="episodes of each evaluation")
     parser.add_argument("--out", type=Path, default=Path("offline"), help="folder of what it writes")
     args = parser.parse_args()
+    if args.sac_steps < 1000:
+        parser.error("--sac-steps must be at least 1000: two episodes of Cartpole-swingup.")
     args.out.mkdir(parents=True, exist_ok=True)
 
     # The data: any replay buffer of SB3 will do

@@ -19,7 +19,9 @@ def run_onnx(path, observations):
     named = observations if isinstance(observations, dict) else {"observations": observations}
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime to run what was exported")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["actions"], named)[0]
+    (output,) = session.get_outputs()
+    assert output.name == ("actions_" if "actions" in named else "actions")
+    return session.run(None, named)[0]
 
 
 def run_torchscript(path, observations):
@@ -72,6 +74,7 @@ ENTRIES = spaces.Dict(image=IMAGE, number=spaces.Discrete(3), vector=spaces.Box(
         ("CnnPolicy", IMAGE, False),
         ("MultiInputPolicy", ENTRIES, False),
         ("MultiInputPolicy", ENTRIES, True),
+        ("MultiInputPolicy", spaces.Dict(actions=spaces.Box(-1.0, 1.0, (2,), np.float32)), False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, spaces.Space) else str(value),
 )
@@ -125,3 +128,14 @@ def test_bad_paths_and_missing_packages(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'sb3-pwm\[onnx\]'"):
         model.policy.export(tmp_path / "policy.onnx")
     assert (tmp_path / "policy.onnx").read_text() == "before"
+
+
+def test_normalisation_of_other_observations(tmp_path):
+    model = PWM("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs=TINY)
+    with pytest.raises(ValueError, match=r"must be a VecNormalize or None, as model\.get_vec_normalize_env\(\)"):
+        model.policy.export(tmp_path / "policy.pt", model.get_env())
+    for space in (spaces.Box(-1.0, 1.0, (1,), np.float32), spaces.Dict(observations=spaces.Box(-1.0, 1.0, (2,)))):
+        other = VecNormalize(make_vec_env(lambda space=space: RandomEnv(space)))
+        with pytest.raises(ValueError, match=r"vec_normalize is of observations of shape .*, the policy's are"):
+            model.policy.export(tmp_path / "policy.pt", other)
+    assert not list(tmp_path.iterdir())

@@ -495,6 +495,69 @@ def test_another_entropy_coefficient_for_a_saved_model(tmp_path):
         PWM.load(tmp_path / "learned", custom_objects=dict(ent_coef=0.1))
 
 
+def test_statistics_for_a_normalization_that_has_seen_nothing(tmp_path):
+    """rl-zoo3's checkpoints are models alone: a run that is killed has no other file with its statistics."""
+    env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
+    model = PWM("MlpPolicy", env, **SMALL).learn(30)
+    model.save(tmp_path / "model")
+    fresh = VecNormalize(make_vec_env("Pendulum-v1"))
+    with pytest.warns(UserWarning, match="its statistics are those that the saved model has"):
+        loaded = PWM.load(tmp_path / "model", env=fresh)
+    np.testing.assert_array_equal(fresh.obs_rms.mean, env.obs_rms.mean)
+    assert fresh.ret_rms.var == env.ret_rms.var
+    assert fresh.obs_rms.count == env.obs_rms.count
+    loaded.learn(20, reset_num_timesteps=False)
+    assert fresh.obs_rms.count > env.obs_rms.count  # they go on
+
+    own = VecNormalize(make_vec_env("Pendulum-v1", seed=1))
+    own.reset()
+    for _ in range(3):
+        own.step(np.zeros((1, 1)))
+    own.training = False
+    before = own.obs_rms.mean.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PWM.load(tmp_path / "model", env=own)
+        np.testing.assert_array_equal(own.obs_rms.mean, before)
+        PWM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1"))
+        PWM.load(tmp_path / "model").save(tmp_path / "again")
+    fresh = VecNormalize(make_vec_env("Pendulum-v1"))
+    with pytest.warns(UserWarning, match="its statistics are those that the saved model has"):
+        PWM.load(tmp_path / "again", env=fresh)
+    assert fresh.obs_rms.count == env.obs_rms.count
+
+
+def test_statistics_of_other_entries_stay_away(tmp_path):
+    space = spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,), np.float32), b=spaces.Box(-1.0, 1.0, (3,), np.float32))
+    env = VecNormalize(make_vec_env(lambda: RandomEnv(space)), norm_obs_keys=["a"])
+    PWM("MultiInputPolicy", env, **SMALL).learn(30).save(tmp_path / "model")
+    other = VecNormalize(make_vec_env(lambda: RandomEnv(space)), norm_obs_keys=["b"])
+    PWM.load(tmp_path / "model", env=other).learn(5)
+    assert set(other.obs_rms) == {"b"}
+    same = VecNormalize(make_vec_env(lambda: RandomEnv(space)), norm_obs_keys=["a"])
+    PWM.load(tmp_path / "model", env=same)
+    np.testing.assert_array_equal(same.obs_rms["a"].mean, env.obs_rms["a"].mean)
+
+
+def test_policies_that_are_none(saved, tmp_path):
+    model = PWM.load(saved / "model")
+    model.policy.save(tmp_path / "policy.pth")
+    whole = (tmp_path / "policy.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pth").write_text("no policy")
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, device="cpu").policy.save(tmp_path / "sac.pth")
+    for path in (saved / "model.zip", *(tmp_path / name for name in ("cut.pth", "text.pth", "sac.pth"))):
+        with pytest.raises(
+            ValueError, match=rf"{path.name} is damaged, or is no PWMPolicy \(PWM\.load\(\) reads whole"
+        ):
+            PWMPolicy.load(path)
+    with pytest.raises(FileNotFoundError):
+        PWMPolicy.load(tmp_path / "none.pth")
+    np.testing.assert_array_equal(
+        PWMPolicy.load(tmp_path / "policy.pth").predict(OBSERVATION, deterministic=True)[0], act(model)
+    )
+
+
 def test_a_file_that_lacks_a_part(saved, tmp_path):
     with zipfile.ZipFile(saved / "model.zip") as whole, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
         for name in whole.namelist():
@@ -645,6 +708,45 @@ def test_a_folder_that_cannot_be_written_to_says_so(saved, tmp_path):
     with pytest.raises(IsADirectoryError, match=r"model\.zip"):
         model.save(tmp_path / "model")
     assert not list((tmp_path / "model.zip").iterdir())
+
+
+REMAINS = textwrap.dedent(
+    """
+    import sys, time
+    from sb3_pwm.common.files import replacing
+
+    with replacing(sys.argv[1]) as file:
+        file.write(bytes(1000))
+        print("writing", flush=True)
+        time.sleep(600)
+    """
+)
+
+
+def test_what_a_killed_process_has_begun_is_removed(saved, tmp_path):
+    model = PWM.load(saved / "model")
+    processes = []
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", REMAINS, str(tmp_path / "file")], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"writing\n"
+        processes.append(process)
+    processes[0].kill()
+    processes[0].wait()
+    begun = sorted(tmp_path.iterdir())
+    assert len(begun) == 2
+    model.save(tmp_path / "model")
+    assert set(begun) < set(tmp_path.iterdir()), "what is a minute old may be in use"
+    for path in begun:
+        os.utime(path, (0, 0))
+    model.save(tmp_path / "model")
+    (left,) = set(begun) & set(tmp_path.iterdir())  # another process is still writing it
+    processes[1].kill()
+    processes[1].wait()
+    processes[1].stdout.close()
+    processes[0].stdout.close()
+    model.save_replay_buffer(tmp_path / "buffer")
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip"]
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------

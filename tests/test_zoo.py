@@ -1,6 +1,7 @@
 """Stock rl-zoo3 with PWM in it, as a user meets it: its own commands, each in a process of its own."""
 
 import os
+import pickle
 import shutil
 import sqlite3
 import subprocess
@@ -148,7 +149,7 @@ def test_images_and_dictionaries(tmp_path, env):
 
 def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     arguments = ["--env", "Pendulum-v1", "--eval-freq", "-1", "--save-freq", "25"]
-    parameters = ["-params", "learning_starts:30", *TINY]
+    parameters = ["-params", "learning_starts:30", "normalize:True", *TINY]
     command = [sys.executable, *train(*arguments, "-n", "1000000", *parameters)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
@@ -163,6 +164,9 @@ def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     assert newest.steps >= 100
     output = run(train(*arguments, "-n", "40", "-i", newest.model, *parameters), tmp_path)
     assert "Loading pretrained agent" in output
+    assert "its statistics are those that the saved model has" in output
+    statistics = pickle.loads((tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1/vecnormalize.pkl").read_bytes())
+    assert statistics.obs_rms.count > newest.steps
     resumed = PWM.load(tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1.zip", device="cpu")
     before = PWM.load(newest.model, device="cpu")
     assert resumed.num_timesteps == 40  # rl-zoo3 counts anew, SB3's learn(reset_num_timesteps=False) goes on

@@ -70,6 +70,7 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
         self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
         self.spaces = _named_spaces(policy.observation_space)
+        _check_normalisation(self.spaces, vec_normalize)
         self.is_dict = isinstance(policy.observation_space, spaces.Dict)
         self.normalisations = nn.ModuleList(_normalisation(name, vec_normalize) for name in self.spaces)
 
@@ -87,6 +88,21 @@ class DeterministicPolicy(nn.Module):
 def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
     """The file's inputs, by name."""
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observations": space}
+
+
+def _check_normalisation(named_spaces: dict[str, spaces.Space], vec_normalize: VecNormalize | None) -> None:
+    """:raises ValueError: If the normalisation is none, or is one of other observations."""
+    if vec_normalize is None:
+        return
+    if not isinstance(vec_normalize, VecNormalize):
+        raise ValueError(
+            "vec_normalize must be a VecNormalize or None, as model.get_vec_normalize_env() gives it, "
+            f"got {vec_normalize}."
+        )
+    theirs = {name: space.shape for name, space in _named_spaces(vec_normalize.observation_space).items()}
+    ours = {name: space.shape for name, space in named_spaces.items()}
+    if theirs != ours:
+        raise ValueError(f"vec_normalize is of observations of shape {theirs}, the policy's are {ours}.")
 
 
 def _normalisation(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
@@ -120,7 +136,7 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
     :param policy: The policy.
     :param path: The file: ``*.onnx`` (needs the packages onnx and onnxscript), or ``*.pt`` (TorchScript).
     :param vec_normalize: See :class:`DeterministicPolicy`.
-    :raises ValueError: If it has another ending.
+    :raises ValueError: If it has another ending, or the normalisation is of other observations.
     :raises ImportError: If ONNX is not installed; the message says what to install.
     """
     path = Path(path)
@@ -141,13 +157,16 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
         except ImportError as error:
             raise ImportError("Exporting to ONNX needs two packages: pip install 'sb3-pwm[onnx]'.") from error
         batch = th.export.Dim("batch", min=1)
+        output = "actions"
+        while output in model.spaces:
+            output += "_"
         program = th.onnx.export(
             model,
             examples,
             dynamo=True,
             dynamic_shapes={"observations": tuple({0: batch} for _ in examples)},
             input_names=list(model.spaces),
-            output_names=["actions"],
+            output_names=[output],
             verbose=False,
         )
         assert program is not None

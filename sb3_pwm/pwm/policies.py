@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import torch as th
@@ -27,6 +27,8 @@ from sb3_pwm.common.layers import EnsembleMLP, at_least_float32, mlp
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.pwm.imagination import squashed_action
 from sb3_pwm.world_model.model import ACTIVATIONS, WorldModel, WorldModelConfig
+
+SelfPWMPolicy = TypeVar("SelfPWMPolicy", bound="PWMPolicy")
 
 LOG_STD_MAX = 2.0
 NOT_SUPPORTED = {
@@ -297,6 +299,26 @@ class PWMPolicy(BasePolicy):
         with replacing(path) as file:
             super().save(file)  # type: ignore[arg-type]
 
+    @classmethod
+    def load(cls: type[SelfPWMPolicy], path: str | Path, device: th.device | str = "auto") -> SelfPWMPolicy:
+        """
+        Load a policy that :meth:`save` has written.
+
+        :param path: The file.
+        :param device: Device of the networks.
+        :return: The policy.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If it is damaged, or something else.
+        """
+        try:
+            return super().load(path, device)  # type: ignore[arg-type]
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            raise
+        except Exception as error:  # torch raises about everything, an OSError too, by where a file ends and what it is
+            raise ValueError(
+                f"{path} is damaged, or is no {cls.__name__} (PWM.load() reads whole models): {error}"
+            ) from error
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         mean, log_std = self.actor(self.encode(observation))
         if deterministic:
@@ -306,14 +328,14 @@ class PWMPolicy(BasePolicy):
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
         """
         Write the deterministic policy to a file that runs without this package: raw observations ``(B, *observation)``
-        in, the environment's actions ``(B, *action)`` out. A ``Dict``'s entries are an input each: in ONNX by their
-        names, in TorchScript in the order of the space's keys. Images are as in ``policy.observation_space``: channels
-        first.
+        in, the environment's actions ``(B, *action)`` out; in ONNX they are named ``observations`` and ``actions``. A
+        ``Dict``'s entries are an input each: in ONNX by their names, in TorchScript in the order of the space's keys.
+        Images are as in ``policy.observation_space``: channels first.
 
         :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).
         :param vec_normalize: The normalisation that observations pass through first, if any
             (``model.get_vec_normalize_env()``).
-        :raises ValueError: If the path has another ending.
+        :raises ValueError: If the path has another ending, or the normalisation is of other observations.
         :raises ImportError: If ONNX is not installed.
         """
         from sb3_pwm.pwm.export import export_policy

@@ -308,6 +308,7 @@ class PWM(OffPolicyAlgorithm):
         self._deferring = False
         self._deferred: tuple[int, int] | None = None
         self._n_updates_at_start = 0
+        self._normalization: dict[str, Any] = {}  # VecNormalize's statistics, when the model was saved
 
         if _init_setup_model:
             self._setup_model()
@@ -959,6 +960,7 @@ class PWM(OffPolicyAlgorithm):
             if ent_coef is not None:  # afterwards: the file has the state of its own, or has none
                 model.ent_coef = ent_coef
                 model._setup_ent_coef()
+            model._restore_normalization()
             return model
         except KeyError as error:
             # SB3 looks for an older version's optimiser when a part of the file is missing, or is none of the model's.
@@ -1040,11 +1042,32 @@ class PWM(OffPolicyAlgorithm):
         :param exclude: Names of further attributes to leave out.
         :param include: Names of attributes to keep that are otherwise left out.
         """
+        normalize = self._vec_normalize_env
+        if normalize is not None:
+            names = ("obs_rms", "ret_rms") if normalize.norm_obs else ("ret_rms",)
+            self._normalization = {name: getattr(normalize, name) for name in names}
         if not isinstance(path, str | Path):
             super().save(path, exclude, include)
             return
         with replacing(with_suffix(path, ".zip")) as file:
             super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def _restore_normalization(self) -> None:
+        """
+        Give a VecNormalize that has seen nothing yet the statistics that the policy was trained with: rl-zoo3's
+        checkpoints have no others.
+        """
+        normalize, kept = self._vec_normalize_env, self._normalization
+        if normalize is None or not kept or normalize.ret_rms.count >= 1.0:
+            return
+        for name, statistics in kept.items():
+            own = getattr(normalize, name, None)
+            # Of a Dict other entries may be normalised now than then.
+            if isinstance(own, dict) and isinstance(statistics, dict) and own.keys() != statistics.keys():
+                return
+        for name, statistics in kept.items():
+            setattr(normalize, name, statistics)
+        warnings.warn("VecNormalize has seen nothing yet: its statistics are those that the saved model has.")
 
     def save_replay_buffer(self, path: str | Path | BufferedIOBase) -> None:
         """
