@@ -322,7 +322,7 @@ def test_identity():
     """The action that the observation names; SB3 asks the same of its algorithms, SAC in as many steps."""
     env = IdentityEnvBox(eps=0.5)
     model = PWM(
-        "MlpPolicy", env, gamma=0.95, learning_rate=1e-3, learning_starts=100, seed=0, device="cpu",
+        "MlpPolicy", env, gamma=0.95, learning_rate=1e-3, seed=0, device="cpu",
         policy_kwargs=dict(net_arch=[64, 64]),
     ).learn(400)  # fmt: skip
     evaluate_policy(model, env, n_eval_episodes=20, reward_threshold=90, warn=False)

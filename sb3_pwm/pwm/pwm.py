@@ -200,7 +200,7 @@ class PWM(OffPolicyAlgorithm):
         critic_learning_rate: float | str | Schedule = 1e-3,
         world_model_learning_rate: float | str | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 1000,
+        learning_starts: int = 100,
         batch_size: int = 128,
         horizon: int = 3,
         td_lambda: float = 0.95,
