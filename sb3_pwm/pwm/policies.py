@@ -148,7 +148,8 @@ class PWMPolicy(BasePolicy):
     ):
         check_subclass("features_extractor_class", features_extractor_class, BaseFeaturesExtractor, optional=True)
         check_subclass("activation_fn", activation_fn, nn.Module)
-        check_subclass("optimizer_class", optimizer_class, th.optim.Optimizer)
+        if not callable(optimizer_class):
+            raise ValueError(f"optimizer_class must be a class such as torch.optim.AdamW, got {optimizer_class!r}.")
         check_number("n_critics", n_critics, 1, integer=True)
         check_number("log_std_init", log_std_init)
         check_number("log_std_min", log_std_min, high=LOG_STD_MAX)

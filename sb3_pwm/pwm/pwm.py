@@ -938,7 +938,8 @@ class PWM(OffPolicyAlgorithm):
 
         :param path: The file; ``.zip`` is appended to a name without an ending. Or an open binary file.
         :param env: The environment to learn in, or in other numbers: the model goes on with as many as it has. Without
-            one the model only acts.
+            one the model only acts. A VecNormalize that has seen nothing yet gets the statistics that the model was
+            saved with.
         :param device: Device of the networks.
         :param custom_objects: By name, what to take in place of what is in the file.
         :param print_system_info: Whether to print the versions that it was saved with, and those here.
@@ -1042,10 +1043,9 @@ class PWM(OffPolicyAlgorithm):
         :param exclude: Names of further attributes to leave out.
         :param include: Names of attributes to keep that are otherwise left out.
         """
-        normalize = self._vec_normalize_env
-        if normalize is not None:
-            names = ("obs_rms", "ret_rms") if normalize.norm_obs else ("ret_rms",)
-            self._normalization = {name: getattr(normalize, name) for name in names}
+        if self._vec_normalize_env is not None:
+            theirs = vars(self._vec_normalize_env)
+            self._normalization = {name: theirs[name] for name in ("obs_rms", "ret_rms") if name in theirs}
         if not isinstance(path, str | Path):
             super().save(path, exclude, include)
             return
@@ -1060,13 +1060,10 @@ class PWM(OffPolicyAlgorithm):
         normalize, kept = self._vec_normalize_env, self._normalization
         if normalize is None or not kept or normalize.ret_rms.count >= 1.0:
             return
-        for name, statistics in kept.items():
-            own = getattr(normalize, name, None)
-            # Of a Dict other entries may be normalised now than then.
-            if isinstance(own, dict) and isinstance(statistics, dict) and own.keys() != statistics.keys():
-                return
-        for name, statistics in kept.items():
-            setattr(normalize, name, statistics)
+        own, theirs = vars(normalize).get("obs_rms"), kept.get("obs_rms")
+        if isinstance(own, dict) and isinstance(theirs, dict) and own.keys() != theirs.keys():
+            return  # Other entries of a Dict are normalised now.
+        vars(normalize).update(kept)
         warnings.warn("VecNormalize has seen nothing yet: its statistics are those that the saved model has.")
 
     def save_replay_buffer(self, path: str | Path | BufferedIOBase) -> None:
