@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -70,7 +71,7 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
         self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
         self.spaces = _named_spaces(policy.observation_space)
-        _check_normalisation(self.spaces, vec_normalize)
+        _check_normalisation(policy.observation_space, vec_normalize)
         self.is_dict = isinstance(policy.observation_space, spaces.Dict)
         self.normalisations = nn.ModuleList(_normalisation(name, vec_normalize) for name in self.spaces)
 
@@ -90,7 +91,7 @@ def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observations": space}
 
 
-def _check_normalisation(named_spaces: dict[str, spaces.Space], vec_normalize: VecNormalize | None) -> None:
+def _check_normalisation(space: spaces.Space, vec_normalize: VecNormalize | None) -> None:
     """:raises ValueError: If the normalisation is none, or is one of other observations."""
     if vec_normalize is None:
         return
@@ -99,8 +100,7 @@ def _check_normalisation(named_spaces: dict[str, spaces.Space], vec_normalize: V
             "vec_normalize must be a VecNormalize or None, as model.get_vec_normalize_env() gives it, "
             f"got {vec_normalize}."
         )
-    theirs = {name: space.shape for name, space in _named_spaces(vec_normalize.observation_space).items()}
-    ours = {name: space.shape for name, space in named_spaces.items()}
+    theirs, ours = get_obs_shape(vec_normalize.observation_space), get_obs_shape(space)
     if theirs != ours:
         raise ValueError(f"vec_normalize is of observations of shape {theirs}, the policy's are {ours}.")
 

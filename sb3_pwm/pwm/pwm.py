@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import (
     GymEnv,
@@ -1132,10 +1133,7 @@ def check_normalization(env: VecEnv) -> None:
     normalize = unwrap_vec_normalize(env)
     if normalize is None:
         return
-    seen, kept = (
-        {key: entry.shape for key, entry in space.items()} if isinstance(space, spaces.Dict) else space.shape
-        for space in (env.observation_space, normalize.observation_space)
-    )
+    seen, kept = get_obs_shape(env.observation_space), get_obs_shape(normalize.observation_space)
     if seen != kept:
         raise ValueError(
             f"The replay buffer keeps observations as they come to VecNormalize, here of shape {kept}, and the policy "
@@ -1151,8 +1149,6 @@ def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:
     :return: Learning rate as a function of the progress remaining.
     :raises ValueError: If a string is of another form, or a number is negative or none at all.
     """
-    if not (isinstance(learning_rate, str) or callable(learning_rate)):
-        check_number(name, learning_rate, 0.0)
     if isinstance(learning_rate, str):
         kind, _, initial = learning_rate.rpartition("_")
         try:
@@ -1162,6 +1158,8 @@ def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:
         if kind not in ("", "lin") or not 0.0 <= value < np.inf:
             raise ValueError(f'{name}={learning_rate!r} is no learning rate: give a float or "lin_<float>".')
         return FloatSchedule(value if kind == "" else LinearSchedule(value, 0.0, 1.0))
+    if not callable(learning_rate):
+        check_number(name, learning_rate, 0.0)
     return FloatSchedule(learning_rate)
 
 
