@@ -539,6 +539,13 @@ def test_statistics_of_other_entries_stay_away(tmp_path):
     np.testing.assert_array_equal(same.obs_rms["a"].mean, env.obs_rms["a"].mean)
 
 
+def test_a_policy_in_an_open_file(saved):
+    model, file = PWM.load(saved / "model"), io.BytesIO()
+    model.policy.save(file)
+    file.seek(0)
+    np.testing.assert_array_equal(PWMPolicy.load(file).predict(OBSERVATION, deterministic=True)[0], act(model))
+
+
 def test_policies_that_are_none(saved, tmp_path):
     model = PWM.load(saved / "model")
     model.policy.save(tmp_path / "policy.pth")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, BinaryIO, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import torch as th
@@ -291,21 +291,26 @@ class PWMPolicy(BasePolicy):
             raise ValueError("The action is NaN: the observation is far too large, or the policy's parameters are NaN.")
         return actions, state
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path | BinaryIO) -> None:  # type: ignore[override]
         """
         Save the policy as SB3 does, but so that an older file stays whole until the new one is.
 
-        :param path: The file, as it is called.
+        :param path: The file, as it is called. Or an open binary file.
         """
+        if not isinstance(path, str | Path):
+            super().save(path)  # type: ignore[arg-type]
+            return
         with replacing(path) as file:
             super().save(file)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls: type[SelfPWMPolicy], path: str | Path, device: th.device | str = "auto") -> SelfPWMPolicy:
+    def load(  # type: ignore[override]
+        cls: type[SelfPWMPolicy], path: str | Path | BinaryIO, device: th.device | str = "auto"
+    ) -> SelfPWMPolicy:
         """
         Load a policy that :meth:`save` has written.
 
-        :param path: The file.
+        :param path: The file, or an open binary one.
         :param device: Device of the networks.
         :return: The policy.
         :raises FileNotFoundError: If there is no such file.
