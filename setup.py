@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-PACKAGE_INIT = (ROOT / "sb3_pwm/__init__.py").read_text(encoding="utf-8")
-VERSION = re.search(r'^__version__ = "(.+)"$', PACKAGE_INIT, re.MULTILINE)[1]
+VERSION_FILE = (ROOT / "sb3_pwm/common/version.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', VERSION_FILE, re.MULTILINE)[1]
 
 
 def startup_line() -> str:
@@ -54,7 +54,7 @@ setup(
     # Written out, so that an editable install is a plain path entry, not an import finder that every start pays for.
     package_dir={"": "."},
     packages=find_packages(include=["sb3_pwm", "sb3_pwm.*"]),
-    package_data={"sb3_pwm": ["py.typed"], "sb3_pwm.envs": ["muscles.json", "published_scores.csv"]},
+    package_data={"sb3_pwm": ["py.typed", "published_scores.csv"], "sb3_pwm.envs": ["muscles.json"]},
     cmdclass={"build_py": BuildPy},
     python_requires=">=3.10",
     install_requires=[

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from tqdm import tqdm
 
 from sb3_pwm.envs import register_envs
-from sb3_pwm.envs.suites import SUITES, get_suite
+from sb3_pwm.tasks import SUITES, get_suite
 
 COLUMNS = 10
 

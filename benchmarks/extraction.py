@@ -10,7 +10,7 @@ Extract a policy for each of several tasks from one pretrained world model, and 
 
 A run's result is one JSON file with its settings and evaluations; runs that are there are not made again. The settings
 are PWM's own, with an actor's learning rate that decays linearly; ``--settings paper`` takes the paper's. A task that
-the world model has never seen is added to it with ``--like``, and wants ``--params "{'world_model_steps': 1}"``.
+the world model has never seen is added to it with ``--like``, and wants ``--params "{'world_model_updates': 1}"``.
 """
 
 import argparse
@@ -30,8 +30,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel
-from sb3_pwm.common.files import replacing
-from sb3_pwm.envs import env_id, register_envs
+from sb3_pwm.common.files import atomic_write
+from sb3_pwm.envs import register_envs
+from sb3_pwm.tasks import env_id
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -40,12 +41,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         horizon=16,
         batch_size=256,
         critic_learning_rate=5e-4,
-        critic_epochs=8,
-        critic_minibatches=4,
+        n_critic_epochs=8,
+        n_critic_minibatches=4,
         tau=1.0,
         ent_coef=0.0,
         replay_critic_coef=0.0,
-        behaviour_coef=0.0,
+        bc_coef=0.0,
     ),
 }
 
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     if out.is_file():
         return
     parameters = {**SETTINGS[arguments.settings], **ast.literal_eval(arguments.params)}
-    data = OfflineDataset.open_any(arguments.dataset).select([task])
+    data = OfflineDataset.load(arguments.dataset).select([task])
     env = Monitor(gymnasium.make(env_id(task)))
     world_model = WorldModel.load(arguments.world_model)
     if arguments.like is not None and task not in world_model.config.tasks:
@@ -139,7 +140,7 @@ def run(arguments: argparse.Namespace, task: str, seed: int) -> None:
         "evaluations": evaluations.rows,
         "online": online,
     }
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         file.write(json.dumps(result, indent=1).encode())
 
 
@@ -183,7 +184,7 @@ def plot(out: Path, tag: str, file: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=7)
-    with replacing(file) as stream:
+    with atomic_write(file) as stream:
         figure.savefig(stream, dpi=110, format="png")
 
 

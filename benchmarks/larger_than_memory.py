@@ -5,7 +5,7 @@ Pretraining from data that is larger than the memory it is allowed, against the 
 
     python benchmarks/larger_than_memory.py --limit 1024 --factor 3 --size 5M --folder /somewhere/on/a/disk
 
-Writes random data of ``factor`` times ``limit`` MiB, then runs :func:`~sb3_pwm.world_model.pretrain.pretrain` on it in
+Writes random data of ``factor`` times ``limit`` MiB, then runs :func:`~sb3_pwm.pretrain.pretrain` on it in
 turns: memory-mapped in a process that a control group (Linux, as root) holds to ``limit`` MiB, files in the page cache
 included, and in memory in one that may use what it likes. The rate is that between TensorBoard's first and last entry,
 so that neither start nor end of a run count.
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sb3_pwm import OfflineDataset, WorldModelConfig
 from sb3_pwm.data.dataset import Episode, SourceEpisode
-from sb3_pwm.world_model.pretrain import Settings, pretrain
+from sb3_pwm.pretrain import Settings, pretrain
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 EPISODE_STEPS = 500
@@ -71,7 +71,7 @@ def measure(folder: Path, in_memory: bool, size: str, updates: int, batch_size: 
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    data = OfflineDataset.open(folder)
+    data = OfflineDataset.load(folder)
     data = data.in_memory() if in_memory else data
     config = WorldModelConfig.preset(
         size, observation_dim=data.observation_dim, action_dim=data.action_dim, tasks=data.tasks

@@ -270,7 +270,7 @@ def make_manager(run: Run, hyperparams: dict[str, Any], folder: Path) -> Experim
 
 
 def make_evaluation_env(manager: ExperimentManager, episodes: int) -> VecEnv:
-    """Environments with the training one's wrappers and normalisation and seeds of their own, one an episode."""
+    """Environments with the training one's wrappers and normalization and seeds of their own, one an episode."""
     seed = manager.seed
     manager.seed = seed + 10_000
     try:
@@ -721,9 +721,9 @@ def task_of(env: str, curves: Sequence[Curve]) -> Task:
 
 # --------------------------------------------------------------------------------------------------------------- plot
 
-COLOURS = {"PWM": "#0b62a4", "SAC": "#d1651a"}
-OTHER_COLOURS = ("#3a8f5c", "#8b4fa3", "#7a5c3e", "#c23b67", "#5b6770", "#a38a00")
-PUBLISHED_COLOURS = {"TD-MPC2": "#3a8f5c", "SAC": "#d1651a", "DreamerV3": "#8b4fa3"}
+COLORS = {"PWM": "#0b62a4", "SAC": "#d1651a"}
+OTHER_COLORS = ("#3a8f5c", "#8b4fa3", "#7a5c3e", "#c23b67", "#5b6770", "#a38a00")
+PUBLISHED_COLORS = {"TD-MPC2": "#3a8f5c", "SAC": "#d1651a", "DreamerV3": "#8b4fa3"}
 PUBLISHED_MARKERS = {"TD-MPC2": "D", "SAC": "o", "DreamerV3": "s"}
 STYLE: Any = {
     "font.size": 10,
@@ -742,7 +742,7 @@ STYLE: Any = {
 }
 
 
-def draw_group(axes: Axes, curves: Sequence[Curve], label: str, colour: str, clock: str, unit: float) -> None:
+def draw_group(axes: Axes, curves: Sequence[Curve], label: str, color: str, clock: str, unit: float) -> None:
     """
     Draw one algorithm: every seed thin, their range shaded, their mean thick as far as all seeds go.
 
@@ -751,14 +751,14 @@ def draw_group(axes: Axes, curves: Sequence[Curve], label: str, colour: str, clo
     """
     for curve in curves:
         x = [getattr(row, clock) / unit for row in curve.rows]
-        axes.plot(x, curve.returns, color=colour, linewidth=0.7, alpha=0.45)
+        axes.plot(x, curve.returns, color=color, linewidth=0.7, alpha=0.45)
     steps = [n for n in curves[0].agent_steps if all(n in curve.agent_steps for curve in curves)]
     at_step = [[row for curve in curves for row in curve.rows if row.agent_steps == n] for n in steps]
     x = [mean([getattr(row, clock) / unit for row in rows]) for rows in at_step]
     scores = [[row.mean_return for row in rows] for rows in at_step]
     seeds = f"{len(curves)} seed{'s' if len(curves) > 1 else ''}"
-    axes.plot(x, [mean(s) for s in scores], color=colour, linewidth=2.2, label=f"{label} ({seeds})")
-    axes.fill_between(x, [min(s) for s in scores], [max(s) for s in scores], color=colour, alpha=0.13, linewidth=0)
+    axes.plot(x, [mean(s) for s in scores], color=color, linewidth=2.2, label=f"{label} ({seeds})")
+    axes.fill_between(x, [min(s) for s in scores], [max(s) for s in scores], color=color, alpha=0.13, linewidth=0)
 
 
 def draw_task(axes: Axes, task: Task, curves: Sequence[Curve], clock: str, published: bool) -> None:
@@ -771,8 +771,8 @@ def draw_task(axes: Axes, task: Task, curves: Sequence[Curve], clock: str, publi
         if published and task.published:
             limit = max(limit, PUBLISHED_AT)
             for name, score in task.published.items():
-                colour = PUBLISHED_COLOURS[name]
-                (point,) = axes.plot(PUBLISHED_AT, score, PUBLISHED_MARKERS[name], color=colour, clip_on=False)
+                color = PUBLISHED_COLORS[name]
+                (point,) = axes.plot(PUBLISHED_AT, score, PUBLISHED_MARKERS[name], color=color, clip_on=False)
                 point.set(label=f"{name}, published", markersize=6, markerfacecolor="none", markeredgewidth=1.6)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x else "0"))
         axes.set_xlabel("environment steps")
@@ -780,9 +780,9 @@ def draw_task(axes: Axes, task: Task, curves: Sequence[Curve], clock: str, publi
         unit = 60.0 if limit > 900 else 1.0
         axes.set_xlabel(f"training {'CPU ' if clock == 'cpu_seconds' else ''}{'minutes' if unit > 1 else 'seconds'}")
     axes.set_xlim(0, limit / unit)
-    others = itertools.cycle(OTHER_COLOURS)
+    others = itertools.cycle(OTHER_COLORS)
     for label, group in group_by_label(curves).items():
-        draw_group(axes, group, label, COLOURS.get(label) or next(others), clock, unit)
+        draw_group(axes, group, label, COLORS.get(label) or next(others), clock, unit)
     target = target_of(task, curves)
     if target is not None:
         axes.axhline(target, color="#555555", linewidth=1, linestyle=(0, (4, 3)), label="score to reach")

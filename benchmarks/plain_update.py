@@ -16,7 +16,7 @@ from torch import nn
 from sb3_pwm import PWM
 from sb3_pwm.common.layers import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
 from sb3_pwm.common.statistics import RunningScale
-from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import squashed_action, squashed_log_prob
 from sb3_pwm.pwm.pwm import ACTOR_CLIP, CRITIC_CLIP, WORLD_MODEL_CLIP
 from sb3_pwm.world_model.losses import world_model_loss
@@ -134,9 +134,9 @@ class PlainUpdate:
                 targets.append(target)
             all_targets, all_weights = th.cat(targets[::-1]), th.cat(weights)
             states = th.cat(latents[:-1])
-        for _ in range(model.critic_epochs):
+        for _ in range(model.n_critic_epochs):
             order = th.randperm(len(states), device=states.device)
-            for part in order.chunk(model.critic_minibatches):
+            for part in order.chunk(model.n_critic_minibatches):
                 self.critic_optimizer.zero_grad()
                 for critic in self.critics:
                     error = critic(states[part]).squeeze(-1) - all_targets[part]

@@ -27,11 +27,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sb3_pwm.data.behaviours import Behaviour
-from sb3_pwm.data.collect import collect
-from sb3_pwm.data.describe import Description, describe, plot
-from sb3_pwm.envs import env_id
-from sb3_pwm.envs.suites import MT30, MT80
+from sb3_pwm.collect import collect
+from sb3_pwm.collect.behaviors import Behavior
+from sb3_pwm.describe import Description, describe, plot
+from sb3_pwm.tasks import MT30, MT80, env_id
 
 NAMESPACE = "mt80"
 
@@ -52,10 +51,10 @@ N_STAGES = 5
 DM_CONTROL_DATA_STEPS = 100_000
 META_WORLD_DATA_STEPS = 30_000
 META_WORLD_MIXTURE = (
-    Behaviour("expert", noise=0.3, weight=2.0),
-    Behaviour("expert"),
-    Behaviour("expert", noise=1.0),
-    Behaviour("random"),
+    Behavior("expert", noise=0.3, weight=2.0),
+    Behavior("expert"),
+    Behavior("expert", noise=1.0),
+    Behavior("random"),
 )
 
 
@@ -64,7 +63,7 @@ def run_folder(runs: Path, task: str) -> Path:
     return runs / "pwm" / f"{env_id(task)}_1"
 
 
-def dm_control_mixture(run: Path) -> tuple[Behaviour, ...]:
+def dm_control_mixture(run: Path) -> tuple[Behavior, ...]:
     """
     :param run: Folder of a task's run.
     :return: What it saw while it learned, what its policy did at each stage with some noise, and what the best one does
@@ -75,12 +74,12 @@ def dm_control_mixture(run: Path) -> tuple[Behaviour, ...]:
     stages = sorted(run.glob("rl_model_*_steps.zip"), key=lambda path: int(path.stem.split("_")[2]))[:-1]
     best = str(folder / "best_model.zip")
     return (
-        Behaviour("replay", str(folder), weight=2.0),
-        *(Behaviour("policy", str(folder / path.name), noise=0.3) for path in stages),
-        Behaviour("policy", best, weight=2.0),
-        Behaviour("policy", best, noise=0.2, weight=2.0),
-        Behaviour("policy", best, noise=0.5),
-        Behaviour("random", weight=0.5),
+        Behavior("replay", str(folder), weight=2.0),
+        *(Behavior("policy", str(folder / path.name), noise=0.3) for path in stages),
+        Behavior("policy", best, weight=2.0),
+        Behavior("policy", best, noise=0.2, weight=2.0),
+        Behavior("policy", best, noise=0.5),
+        Behavior("random", weight=0.5),
     )
 
 
@@ -152,13 +151,13 @@ def collect_all(tasks: Sequence[str], steps: int | None, out: Path, processes: i
     of_meta_world = [task for task in missing if task.startswith("mw-")]
     of_dm_control = [task for task in missing if not task.startswith("mw-")]
     collect_here = functools.partial(collect, out=out / "data", processes=processes, seed=seed, namespace=NAMESPACE)
-    by_mixture: dict[tuple[Behaviour, ...], list[str]] = {}
+    by_mixture: dict[tuple[Behavior, ...], list[str]] = {}
     for task in of_dm_control:
         by_mixture.setdefault(dm_control_mixture(run_folder(out / "runs", task)), []).append(task)
     for mixture, alike in by_mixture.items():
-        collect_here(alike, steps or DM_CONTROL_DATA_STEPS, behaviours=mixture)
+        collect_here(alike, steps or DM_CONTROL_DATA_STEPS, behaviors=mixture)
     if of_meta_world:
-        collect_here(of_meta_world, steps or META_WORLD_DATA_STEPS, behaviours=META_WORLD_MIXTURE)
+        collect_here(of_meta_world, steps or META_WORLD_DATA_STEPS, behaviors=META_WORLD_MIXTURE)
 
 
 def dataset_path(out: Path, task: str) -> Path:

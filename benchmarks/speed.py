@@ -59,15 +59,15 @@ def make_model(arguments: argparse.Namespace) -> Any:
         Blank(),
         horizon=arguments.horizon,
         batch_size=arguments.batch,
-        critic_epochs=arguments.critic_epochs,
-        critic_minibatches=arguments.critic_minibatches,
+        n_critic_epochs=arguments.n_critic_epochs,
+        n_critic_minibatches=arguments.n_critic_minibatches,
         buffer_size=REPLAY_STEPS,
         ent_coef=0.01,
         seed=0,
         device=arguments.device,
         compile=arguments.compile,
         precision=arguments.precision,
-        checkpoint_rollout=arguments.checkpoint_rollout,
+        gradient_checkpointing=arguments.gradient_checkpointing,
         policy_kwargs=dict(
             world_model_size=arguments.size,
             net_arch=dict(pi=[400, 200, 100], vf=[400, 200]),
@@ -185,11 +185,11 @@ def measure_updates(arguments: argparse.Namespace) -> dict[str, Any]:
         "size": arguments.size,
         "batch": arguments.batch,
         "horizon": arguments.horizon,
-        "critic_epochs": arguments.critic_epochs,
-        "critic_minibatches": arguments.critic_minibatches,
+        "n_critic_epochs": arguments.n_critic_epochs,
+        "n_critic_minibatches": arguments.n_critic_minibatches,
         "activation": arguments.activation,
         "precision": arguments.precision,
-        "checkpoint_rollout": arguments.checkpoint_rollout,
+        "gradient_checkpointing": arguments.gradient_checkpointing,
         "compile": arguments.compile,
         "compile_seconds": compile_seconds,
         "matrix_product_gflops": rate / 1e9,
@@ -318,13 +318,13 @@ def command_updates(arguments: argparse.Namespace) -> None:
     grid = list(itertools.product(arguments.sizes, arguments.batches, arguments.horizons, arguments.compiled))
     for size, batch, horizon, compiled in tqdm(grid, desc="configurations", disable=not sys.stderr.isatty()):
         options = ["updates", "--size", size, "--batch", str(batch), "--horizon", str(horizon)]
-        options += ["--critic-epochs", str(arguments.critic_epochs), "--device", arguments.device]
-        options += ["--critic-minibatches", str(arguments.critic_minibatches), "--activation", arguments.activation]
+        options += ["--critic-epochs", str(arguments.n_critic_epochs), "--device", arguments.device]
+        options += ["--critic-minibatches", str(arguments.n_critic_minibatches), "--activation", arguments.activation]
         options += ["--rounds", str(arguments.rounds), "--repeats", str(arguments.repeats)]
         options += ["--threads", str(arguments.threads)]
         options += ["--compile"] if compiled == "yes" else []
         options += ["--precision", arguments.precision]
-        options += ["--checkpoint-rollout"] if arguments.checkpoint_rollout else []
+        options += ["--checkpoint-rollout"] if arguments.gradient_checkpointing else []
         options += [] if arguments.plain else ["--no-plain"]
         results.append(in_own_process(options))
         print(updates_row(results[-1]), flush=True)
@@ -355,7 +355,7 @@ def updates_row(result: dict[str, Any]) -> str:
     """One line of the table of updates."""
     options = ["compiled"] if result["compile"] else []
     options += ["bfloat16"] if result["precision"] == "bfloat16" else []
-    options += ["checkpointed"] if result["checkpoint_rollout"] else []
+    options += ["checkpointed"] if result["gradient_checkpointing"] else []
     cells = [result["size"], result["batch"], result["horizon"], ", ".join(options) or "-"]
     for name in ("extraction", "world_model"):
         cells += [f"{result[f'{name}_ms']:.1f} ms"]
@@ -415,7 +415,7 @@ def command_plot(arguments: argparse.Namespace) -> None:
             for kind in ("updates", "learn")
         )
         updates = [
-            r for r in updates if not r["compile"] and not r["checkpoint_rollout"] and r["precision"] == "float32"
+            r for r in updates if not r["compile"] and not r["gradient_checkpointing"] and r["precision"] == "float32"
         ]
         if not updates:
             continue

@@ -1,5 +1,5 @@
 """
-Export a policy to ONNX and to TorchScript, and act with each of them: the normalisation of observations is included.
+Export a policy to ONNX and to TorchScript, and act with each of them: the normalization of observations is included.
 
     pip install 'sb3-pwm[onnx]' onnxruntime
     python examples/export.py [--steps 1000] [--out policy]

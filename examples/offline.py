@@ -24,7 +24,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_pwm  # registers Cartpole-swingup, Walker-walk, ...
-from sb3_pwm.world_model.pretrain import Settings, pretrain
+from sb3_pwm.pretrain import Settings, pretrain
 
 TASKS = ("Pendulum-v1", "Cartpole-swingup")
 
@@ -72,7 +72,7 @@ def main() -> None:
             world_model=args.out / "world_model.safetensors",
             dataset=dataset,
             offline=True,
-            behaviour_coef=0.3,  # less than by default: these runs have tried much, good and bad
+            bc_coef=0.3,  # less than by default: these runs have tried much, good and bad
             policy_kwargs=dict(net_arch=dict(pi=[128, 128], vf=[128, 128])),
             seed=0,
         )

@@ -1,11 +1,11 @@
 """PWM (Policy Learning with Multi-Task World Models, arXiv 2407.02466) for Stable-Baselines3."""
 
+from sb3_pwm.common.checkpoints import latest_checkpoint
+from sb3_pwm.common.version import __version__
 from sb3_pwm.data import OfflineDataset, SequenceBatch, SequenceReplayBuffer
 from sb3_pwm.envs import register_envs
-from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy, latest_checkpoint
+from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
-
-__version__ = "0.1.0"
 
 register_envs()
 

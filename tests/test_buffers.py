@@ -156,11 +156,11 @@ def test_what_follows_a_reset_is_another_episode(once, storage):
             SequenceReplayBuffer(80, OBSERVATIONS, ACTIONS, optimize_memory_usage=once, storage=storage)
         return
     buffer = SequenceReplayBuffer(80, OBSERVATIONS, ACTIONS, device="cpu", optimize_memory_usage=once, storage=storage)
-    buffer.cut_episodes()  # of an empty one: nothing to cut
+    buffer.truncate_episodes()  # of an empty one: nothing to cut
     first = fill(buffer, 10, 1, np.random.default_rng(0), end_probability=0.0)
     buffer.sample_sequences(1, 1)  # what is kept on a device is made
-    buffer.cut_episodes()
-    buffer.cut_episodes()
+    buffer.truncate_episodes()
+    buffer.truncate_episodes()
     second = fill(buffer, 10, 1, np.random.default_rng(1), end_probability=0.0)
     first[0][-1].update(done=True, truncated=True)
     for row in second[0]:
@@ -183,7 +183,7 @@ def test_spread_over_another_number_of_environments(n_before, n_after, n_steps, 
         40 * n_before, space, ACTIONS, device="cpu", n_envs=n_before, optimize_memory_usage=once
     )
     logs = fill(buffer, n_steps, n_before, np.random.default_rng(0))
-    other = buffer.spread(n_after)
+    other = buffer.resize_n_envs(n_after)
     assert other.n_envs == n_after
     assert other.buffer_size == 40 * n_before // n_after
     held = (39 if once else 40) if n_steps >= 40 else n_steps
@@ -203,7 +203,7 @@ def test_spread_over_another_number_of_environments(n_before, n_after, n_steps, 
     assert buffer.n_envs == n_before
     fill(buffer, 3, n_before, np.random.default_rng(1))
     fill(other, 3, n_after, np.random.default_rng(1))
-    assert SequenceReplayBuffer(40, space, ACTIONS, device="cpu").spread(2).size() == 0
+    assert SequenceReplayBuffer(40, space, ACTIONS, device="cpu").resize_n_envs(2).size() == 0
 
 
 def test_stored_once_takes_half_of_the_memory():
@@ -264,7 +264,7 @@ def test_storage_is_allocated_by_the_first_transition():
     assert small.sample(5).observations.shape == (5, 2)
 
 
-def test_normalises_with_vec_normalize():
+def test_normalizes_with_vec_normalize():
     class Env(__import__("gymnasium").Env):
         observation_space, action_space = OBSERVATIONS, ACTIONS
 
@@ -282,14 +282,14 @@ def test_normalises_with_vec_normalize():
     assert batch.rewards.item() == pytest.approx(2.0, rel=1e-4)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("n_steps", [30, 95])  # not full, wrapped around twice
-def test_device_storage_samples_what_host_storage_does(n_steps, normalised, tmp_path):
+def test_device_storage_samples_what_host_storage_does(n_steps, normalized, tmp_path):
     class Blank(gym.Env):
         observation_space, action_space = OBSERVATIONS, ACTIONS
 
     statistics = None
-    if normalised:
+    if normalized:
         statistics = VecNormalize(DummyVecEnv([Blank, Blank]), clip_obs=2.0, clip_reward=0.5)
         statistics.obs_rms.mean, statistics.obs_rms.var = np.array([5.0, 0.5]), np.array([30.0, 0.2])
         statistics.ret_rms.var = 4.0

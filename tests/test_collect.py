@@ -18,14 +18,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_pwm import PWM
-from sb3_pwm.data.behaviours import Behaviour, make_policy, replayed_episodes
-from sb3_pwm.data.collect import Job, behaviour_of_each_episode, collect, collect_task, read_shards, write_dataset
+from sb3_pwm.collect import Job, behavior_of_each_episode, collect, collect_task, read_shards, write_dataset
+from sb3_pwm.collect.behaviors import Behavior, make_policy, replayed_episodes
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 
 
 def command(*arguments, **options):
-    line = [sys.executable, "-m", "sb3_pwm.data.collect", *map(str, arguments)]
+    line = [sys.executable, "-m", "sb3_pwm.collect", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
@@ -44,7 +44,7 @@ def test_command_collects_what_the_environment_gives(tmp_path, monkeypatch):
         assert (dataset.total_episodes, dataset.total_steps) == (2, 1000)
         assert dataset.env_spec.id == env_id
         metadata = dataset.storage.metadata
-        assert metadata["behaviours"] == "random (2 episodes)"
+        assert metadata["behaviors"] == "random (2 episodes)"
         episodes = list(dataset.iterate_episodes())
         returns = [episode.rewards.sum() for episode in episodes]
         assert metadata["return_mean"] == pytest.approx(np.mean(returns), rel=1e-5)
@@ -75,8 +75,8 @@ def test_tasks_that_are_in_no_suite(tmp_path, monkeypatch):
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    arguments = ["--tasks", "cartpole-balance", "--steps", "15000", "--processes", "1", "--behaviour", "random"]
-    line = [sys.executable, "-m", "sb3_pwm.data.collect", *arguments, "--out", str(tmp_path / "killed")]
+    arguments = ["--tasks", "cartpole-balance", "--steps", "15000", "--processes", "1", "--behavior", "random"]
+    line = [sys.executable, "-m", "sb3_pwm.collect", *arguments, "--out", str(tmp_path / "killed")]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
     parts = tmp_path / "killed" / ".collecting" / "sb3-pwm" / "cartpole-balance"
     for _ in range(1200):
@@ -89,7 +89,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch)
     assert 2 <= len(kept) < 8, "the command was not killed in the middle"
     assert not (tmp_path / "killed" / "sb3-pwm" / "cartpole-balance-v0").exists()
     made = {name: (parts / name).stat().st_mtime_ns for name in kept}
-    job = Job("cartpole-balance", 15_000, (Behaviour("random"),), 0, parts)
+    job = Job("cartpole-balance", 15_000, (Behavior("random"),), 0, parts)
     collect_task(job)
     assert all((parts / name).stat().st_mtime_ns == when for name, when in made.items())  # not collected again
 
@@ -112,7 +112,7 @@ def test_interrupted_between_two_tasks_goes_on_with_the_second(tmp_path, monkeyp
 
     options = dict(tasks=["cup-catch", "cup-spin"], out=tmp_path, namespace="mt30")
     with monkeypatch.context() as patch:
-        patch.setattr("sb3_pwm.data.collect.write_dataset", interrupted)
+        patch.setattr("sb3_pwm.collect.write_dataset", interrupted)
         with pytest.raises(KeyboardInterrupt):
             collect(steps=500, **options)
     finished = tmp_path / "mt30/cup-catch-v0/data/main_data.hdf5"
@@ -131,7 +131,7 @@ def test_interrupted_between_two_tasks_goes_on_with_the_second(tmp_path, monkeyp
 
 def test_commands_beside_each_other_leave_each_others_episodes_alone(tmp_path, monkeypatch):
     folder = tmp_path / ".collecting" / "sb3-pwm" / "pendulum-spin"
-    collect_task(Job("pendulum-spin", 500, (Behaviour("random"),), 0, folder))  # another command's, so far
+    collect_task(Job("pendulum-spin", 500, (Behavior("random"),), 0, folder))  # another command's, so far
     before = read_shards(folder)
     collect(["cup-spin"], 500, tmp_path)
     assert len(read_shards(folder)) == 1
@@ -153,10 +153,10 @@ def test_finished_data_is_not_overwritten_unless_told_to(tmp_path, monkeypatch):
 
 
 def test_unfinished_data_of_other_settings_or_damaged_is_refused(tmp_path):
-    job = Job("cup-catch", 1000, (Behaviour("random"),), 0, tmp_path / "cup-catch")
+    job = Job("cup-catch", 1000, (Behavior("random"),), 0, tmp_path / "cup-catch")
     collect_task(job)
     with pytest.raises(ValueError, match=r"cup-catch was collected with other settings.*--overwrite"):
-        collect_task(Job("cup-catch", 1000, (Behaviour("random"),), 1, job.folder))
+        collect_task(Job("cup-catch", 1000, (Behavior("random"),), 1, job.folder))
     (shard,) = job.folder.glob("*.npz")
     shard.write_bytes(shard.read_bytes()[:-200])
     with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
@@ -168,20 +168,20 @@ def test_policy_of_a_zoo_run(tmp_path):
     model = PWM("MlpPolicy", gymnasium.make("Cartpole-balance"), seed=0, device="cpu")
     model.save(folder / "Cartpole-balance")
     env = gymnasium.make("Cartpole-balance")
-    policy = make_policy(Behaviour.parse(f"policy:{folder}"), "cartpole-balance", env)
+    policy = make_policy(Behavior.parse(f"policy:{folder}"), "cartpole-balance", env)
     observation, _ = env.reset(seed=3)
     np.testing.assert_array_equal(policy(observation), model.predict(observation, deterministic=True)[0])
     with pytest.raises(ValueError, match=r"was trained on observations \(5,\)"):
-        make_policy(Behaviour("policy", str(folder)), "walker-walk", gymnasium.make("Walker-walk"))
+        make_policy(Behavior("policy", str(folder)), "walker-walk", gymnasium.make("Walker-walk"))
     with pytest.raises(FileNotFoundError, match="There is no model"):
-        make_policy(Behaviour("policy", str(tmp_path / "pwm" / "Walker-walk_1")), "walker-walk", env)
+        make_policy(Behavior("policy", str(tmp_path / "pwm" / "Walker-walk_1")), "walker-walk", env)
 
 
 def test_mixture_of_random_and_scripted_episodes(tmp_path, monkeypatch):
     pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
-    mixture = [Behaviour.parse("random"), Behaviour.parse("expert:0.1=2")]
+    mixture = [Behavior.parse("random"), Behavior.parse("expert:0.1=2")]
     (row,) = collect(["mw-reach"], 600, tmp_path, mixture, namespace="mt80")
-    assert row["behaviours"] == "expert:0.1 (4 episodes), random (2 episodes)"
+    assert row["behaviors"] == "expert:0.1 (4 episodes), random (2 episodes)"
     dataset = load(tmp_path, "mt80/mw-reach-v0", monkeypatch)
     successes = [episode.infos["success"].max() for episode in dataset.iterate_episodes()]
     assert sum(successes) == 4
@@ -206,8 +206,8 @@ def test_replay_of_a_run(tmp_path, monkeypatch, algorithm):
     model.learn(1_700)
     model.save_replay_buffer(folder / "replay_buffer.pkl")
 
-    behaviour = Behaviour.parse(f"replay:{folder.parent}/{{env}}_1")
-    (row,) = collect(["cartpole-balance"], 5_000, tmp_path / "data", [behaviour])
+    behavior = Behavior.parse(f"replay:{folder.parent}/{{env}}_1")
+    (row,) = collect(["cartpole-balance"], 5_000, tmp_path / "data", [behavior])
     assert (row["episodes"], row["steps"]) == (3, 1_500)  # all that is whole of the 5,000 steps asked for
     episodes = list(load(tmp_path / "data", "sb3-pwm/cartpole-balance-v0", monkeypatch).iterate_episodes())
     returns = [episode.rewards.sum() for episode in episodes]
@@ -300,17 +300,17 @@ def test_replay_in_a_mixture_ends_with_its_episodes_and_is_resumed(tmp_path):
     folder = run_folder(tmp_path, "sac", "Pendulum-swingup")
     buffer = make_buffer(env, np.arange(12.0), {2: True, 5: True, 8: True})
     save_to_pkl(folder / "replay_buffer.pkl", buffer)
-    behaviours = (Behaviour("replay", str(folder)), Behaviour("random"))
-    whole = Job("pendulum-swingup", 5_000, behaviours, 0, tmp_path / "whole")
+    behaviors = (Behavior("replay", str(folder)), Behavior("random"))
+    whole = Job("pendulum-swingup", 5_000, behaviors, 0, tmp_path / "whole")
     collect_task(whole)
     episodes = read_shards(whole.folder)
     # In turns, until the buffer's three are used up
-    assert [int(episode["behaviour"]) for episode in episodes[:8]] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert [int(episode["behavior"]) for episode in episodes[:8]] == [0, 1, 0, 1, 0, 1, 1, 1]
     assert sorted(episode["rewards"].sum() for episode in episodes[:6:2]) == [3.0, 12.0, 21.0]
 
-    part = Job("pendulum-swingup", 1_000, behaviours, 0, tmp_path / "part")
+    part = Job("pendulum-swingup", 1_000, behaviors, 0, tmp_path / "part")
     collect_task(part)
-    collect_task(Job("pendulum-swingup", 5_000, behaviours, 0, tmp_path / "part"))
+    collect_task(Job("pendulum-swingup", 5_000, behaviors, 0, tmp_path / "part"))
     resumed = read_shards(part.folder)
     assert len(resumed) == len(episodes)
     for one, other in zip(episodes, resumed, strict=True):
@@ -324,49 +324,49 @@ def test_mixture_with_a_replay_says_success_where_it_is_known(tmp_path, monkeypa
     model = SAC("MlpPolicy", gymnasium.make("Mw-reach"), seed=0, device="cpu", learning_starts=1_000, buffer_size=500)
     model.learn(250)
     model.save_replay_buffer(folder / "replay_buffer.pkl")
-    (row,) = collect(["mw-reach"], 400, tmp_path / "data", [Behaviour("replay", str(folder)), Behaviour("expert")])
+    (row,) = collect(["mw-reach"], 400, tmp_path / "data", [Behavior("replay", str(folder)), Behavior("expert")])
     assert row["success_rate"] == 1.0
     episodes = list(load(tmp_path / "data", "sb3-pwm/mw-reach-v0", monkeypatch).iterate_episodes())
     known = [bool(np.isfinite(episode.infos["success"][1:]).all()) for episode in episodes]
     assert sorted(known) == [False, False, True, True]
 
 
-def test_behaviours_share_the_episodes_by_weight():
-    chosen = list(itertools.islice(behaviour_of_each_episode([1.0, 2.0, 1.0]), 400))
+def test_behaviors_share_the_episodes_by_weight():
+    chosen = list(itertools.islice(behavior_of_each_episode([1.0, 2.0, 1.0]), 400))
     assert np.bincount(chosen).tolist() == [100, 200, 100]
     for n in range(1, 400):
         assert np.abs(np.bincount(chosen[:n], minlength=3) - n * np.array([0.25, 0.5, 0.25])).max() < 1.01
 
 
 @pytest.mark.parametrize(
-    ("text", "behaviour"),
+    ("text", "behavior"),
     [
-        ("random", Behaviour("random")),
-        ("random=0.5", Behaviour("random", weight=0.5)),
-        ("expert:0.3", Behaviour("expert", noise=0.3)),
-        ("expert:0.3=2", Behaviour("expert", noise=0.3, weight=2.0)),
-        ("policy:logs/pwm/Dog-run_1", Behaviour("policy", "logs/pwm/Dog-run_1")),
-        ("replay:logs/sac/{env}_1=2", Behaviour("replay", "logs/sac/{env}_1", weight=2.0)),
-        ("policy:C:/logs/Dog-run_1:0.2=3", Behaviour("policy", "C:/logs/Dog-run_1", 0.2, 3.0)),
+        ("random", Behavior("random")),
+        ("random=0.5", Behavior("random", weight=0.5)),
+        ("expert:0.3", Behavior("expert", noise=0.3)),
+        ("expert:0.3=2", Behavior("expert", noise=0.3, weight=2.0)),
+        ("policy:logs/pwm/Dog-run_1", Behavior("policy", "logs/pwm/Dog-run_1")),
+        ("replay:logs/sac/{env}_1=2", Behavior("replay", "logs/sac/{env}_1", weight=2.0)),
+        ("policy:C:/logs/Dog-run_1:0.2=3", Behavior("policy", "C:/logs/Dog-run_1", 0.2, 3.0)),
     ],
 )
-def test_behaviours_are_read(text, behaviour):
-    assert Behaviour.parse(text) == behaviour
+def test_behaviors_are_read(text, behavior):
+    assert Behavior.parse(text) == behavior
 
 
 @pytest.mark.parametrize(
     "text", ["", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"]
 )
-def test_no_behaviours_are_refused(text):
-    with pytest.raises(ValueError, match="is no behaviour"):
-        Behaviour.parse(text)
+def test_no_behaviors_are_refused(text):
+    with pytest.raises(ValueError, match="is no behavior"):
+        Behavior.parse(text)
 
 
 def test_command_says_what_is_wrong(tmp_path):
     cases = {
         ("--tasks", "walker-wlk"): "nearest: walker-walk",
-        ("--tasks", "walker-walk", "--behaviour", "expert"): "no scripted expert",
-        ("--tasks", "walker-walk", "--behaviour", "sleep"): "is no behaviour",
+        ("--tasks", "walker-walk", "--behavior", "expert"): "no scripted expert",
+        ("--tasks", "walker-walk", "--behavior", "sleep"): "is no behavior",
     }
     for arguments, message in cases.items():
         process = command(*arguments, "--steps", 10, "--out", tmp_path, "--processes", 1)

@@ -49,7 +49,7 @@ def test_a_sequence_is_consecutive_steps_of_one_episode(two_tasks, tmp_path, sto
     dataset = two_tasks
     if stored:
         dataset.save(tmp_path / "data")
-        dataset = OfflineDataset.open(tmp_path / "data")
+        dataset = OfflineDataset.load(tmp_path / "data")
     assert (dataset.tasks, dataset.n_episodes, dataset.n_steps) == (("walk", "reach"), 4, 22)
     assert (dataset.observation_dim, dataset.action_dim) == (3, 2)
     ends = {10: False, 104: True, 206: True, 302: False}
@@ -135,7 +135,7 @@ def test_select(two_tasks):
 
 def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
     two_tasks.save(tmp_path / "data")
-    opened = OfflineDataset.open(tmp_path / "data")
+    opened = OfflineDataset.load(tmp_path / "data")
     assert not opened.data[0].observations.flags.owndata  # the file's pages
     assert not opened.data[0].observations.flags.writeable
     for here, there in zip(two_tasks.data, opened.data, strict=True):
@@ -155,17 +155,17 @@ def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
 
 def test_damaged_and_foreign_storage_is_named(two_tasks, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"it has no index\.json"):
-        OfflineDataset.open(tmp_path)
+        OfflineDataset.load(tmp_path)
     two_tasks.save(tmp_path / "data")
     file = tmp_path / "data" / "001-actions.f32"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"001-actions\.f32 is missing or cut short: it has 28 of 32 bytes"):
-        OfflineDataset.open(tmp_path / "data")
+        OfflineDataset.load(tmp_path / "data")
     index = tmp_path / "data" / "index.json"
     for content, message in (("{", "is damaged"), ('{"format": "zarr", "tasks": []}', "another format: zarr")):
         index.write_text(content)
         with pytest.raises(ValueError, match=message):
-            OfflineDataset.open(tmp_path / "data")
+            OfflineDataset.load(tmp_path / "data")
 
 
 def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
@@ -176,7 +176,7 @@ def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         OfflineDataset.from_episodes(episodes(), tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="no data set"):
-        OfflineDataset.open(tmp_path / "data")
+        OfflineDataset.load(tmp_path / "data")
 
 
 # --- Sources --------------------------------------------------------------------------------------------------------
@@ -184,10 +184,10 @@ def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
 
 def test_from_minari(tmp_path, monkeypatch):
     minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
-    from sb3_pwm.data.behaviours import Behaviour
-    from sb3_pwm.data.collect import collect
+    from sb3_pwm.collect import collect
+    from sb3_pwm.collect.behaviors import Behavior
 
-    collect(["cup-spin", "walker-stand"], 1_000, tmp_path, [Behaviour("random")], namespace="mt30")
+    collect(["cup-spin", "walker-stand"], 1_000, tmp_path, [Behavior("random")], namespace="mt30")
     dataset = OfflineDataset.from_minari(tmp_path)
     assert dataset.tasks == ("cup-spin", "walker-stand")
     assert (dataset.n_episodes, dataset.n_steps) == (4, 2_000)

@@ -1,4 +1,4 @@
-"""What `python -m sb3_pwm.data.describe` says of data sets, good ones and damaged ones."""
+"""What `python -m sb3_pwm.describe` says of data sets, good ones and damaged ones."""
 
 import json
 import subprocess
@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sb3_pwm.data.behaviours import Behaviour
-from sb3_pwm.data.collect import collect
-from sb3_pwm.data.describe import describe, table
-from sb3_pwm.data.minari_files import find_datasets, open_dataset
+from sb3_pwm.collect import collect
+from sb3_pwm.collect.behaviors import Behavior
+from sb3_pwm.data.readers.minari import find_datasets, open_dataset
+from sb3_pwm.describe import describe, table
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 
 
 def command(*arguments, **options):
-    line = [sys.executable, "-m", "sb3_pwm.data.describe", *map(str, arguments)]
+    line = [sys.executable, "-m", "sb3_pwm.describe", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    collect(["cup-spin", "walker-stand"], 1_500, folder, [Behaviour("random")], namespace="mt30")
+    collect(["cup-spin", "walker-stand"], 1_500, folder, [Behavior("random")], namespace="mt30")
     return folder
 
 
@@ -49,7 +49,7 @@ def test_command_shows_a_table_and_a_picture(data, tmp_path):
     assert lines[2].split()[1:5] == ["24", "6", "3", "1,500"]
     np.testing.assert_allclose([float(word) for word in lines[2].split()[5:9]], expected, atol=0.06)
     assert lines[3].split()[:5] == ["2", "data", "sets", "6", "3,000"]
-    # Two histograms, and not of one colour
+    # Two histograms, and not of one color
     picture = np.asarray(Image.open(tmp_path / "returns.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0]
     blue = (picture[..., 2] > 150) & (picture[..., 0] < 80)
@@ -60,7 +60,7 @@ def test_command_shows_a_table_and_a_picture(data, tmp_path):
 
 def test_success_and_size(tmp_path):
     pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
-    mixture = [Behaviour("expert"), Behaviour("random", weight=3.0)]
+    mixture = [Behavior("expert"), Behavior("random", weight=3.0)]
     collect(["mw-drawer-close"], 800, tmp_path, mixture, namespace="mt80")
     (path,) = find_datasets(tmp_path)
     description = describe(path)
@@ -68,7 +68,7 @@ def test_success_and_size(tmp_path):
     assert description.success.sum() >= 2
     assert description.size == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert f"{description.success.mean():.0%}" in table([description])
-    assert description.behaviours == "random (6 episodes), expert (2 episodes)"
+    assert description.behaviors == "random (6 episodes), expert (2 episodes)"
 
 
 def test_one_data_set_and_unfinished_ones(data, tmp_path):

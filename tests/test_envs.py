@@ -13,9 +13,10 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_pwm.envs import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS, register_envs, suite_env_id
+from sb3_pwm.envs import register_envs
 from sb3_pwm.envs.dm_control import DMControlEnv, SuiteEnv
 from sb3_pwm.envs.rendering import import_suite
+from sb3_pwm.tasks import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS, suite_env_id
 
 register_envs()
 
@@ -103,7 +104,7 @@ def test_spec_pickles_and_rebuilds_the_same_env():
     assert env.spec == spec
 
 
-def test_misspelt_names_are_answered_with_the_nearest():
+def test_misspelled_names_are_answered_with_the_nearest():
     with pytest.raises(gymnasium.error.NameNotFound, match="Cheetah-run"):
         gymnasium.make("Cheeta-run")
     with pytest.raises(ValueError, match="cheetah run"):

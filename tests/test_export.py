@@ -48,15 +48,15 @@ def test_same_actions_as_predict(tmp_path, name, run, activation):
 
 
 @FORMATS
-def test_normalisation_is_included(tmp_path, name, run):
+def test_normalization_is_included(tmp_path, name, run):
     env = VecNormalize(make_vec_env("Pendulum-v1"), clip_obs=1.5)
     model = PWM("MlpPolicy", env, device="cpu", learning_starts=50, seed=0, policy_kwargs=TINY)
     model.learn(60)
     model.policy.export(tmp_path / name, model.get_vec_normalize_env())
     raw = np.random.default_rng(0).uniform(-8.0, 8.0, (20, 3)).astype(np.float32)
-    normalised = env.normalize_obs(raw)
-    assert (np.abs(normalised) == 1.5).any()
-    expected = model.predict(normalised, deterministic=True)[0]
+    normalized = env.normalize_obs(raw)
+    assert (np.abs(normalized) == 1.5).any()
+    expected = model.predict(normalized, deterministic=True)[0]
     np.testing.assert_allclose(run(tmp_path / name, raw), expected, atol=1e-5)
 
 
@@ -66,7 +66,7 @@ ENTRIES = spaces.Dict(image=IMAGE, number=spaces.Discrete(3), vector=spaces.Box(
 
 @FORMATS
 @pytest.mark.parametrize(
-    ("policy", "space", "normalised"),
+    ("policy", "space", "normalized"),
     [
         ("MlpPolicy", spaces.Discrete(4), False),
         ("MlpPolicy", spaces.MultiDiscrete([3, 2]), False),
@@ -78,15 +78,15 @@ ENTRIES = spaces.Dict(image=IMAGE, number=spaces.Discrete(3), vector=spaces.Box(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, spaces.Space) else str(value),
 )
-def test_observations_of_every_kind(tmp_path, name, run, policy, space, normalised):
+def test_observations_of_every_kind(tmp_path, name, run, policy, space, normalized):
     env = make_vec_env(lambda: RandomEnv(space), seed=0)
-    if normalised:
+    if normalized:
         env = VecNormalize(env, norm_obs_keys=["vector"])
     kwargs = dict(learning_starts=10, buffer_size=100, batch_size=4, device="cpu", seed=0, policy_kwargs=TINY)
     model = PWM(policy, env, **kwargs).learn(25)
     model.policy.export(tmp_path / name, model.get_vec_normalize_env())
     raw = some(space, 5)
-    expected = model.predict(env.normalize_obs(raw) if normalised else raw, deterministic=True)[0]
+    expected = model.predict(env.normalize_obs(raw) if normalized else raw, deterministic=True)[0]
     np.testing.assert_allclose(run(tmp_path / name, raw), expected, atol=1e-5)
 
 
@@ -130,7 +130,7 @@ def test_bad_paths_and_missing_packages(tmp_path, monkeypatch):
     assert (tmp_path / "policy.onnx").read_text() == "before"
 
 
-def test_normalisation_of_other_observations(tmp_path):
+def test_normalization_of_other_observations(tmp_path):
     model = PWM("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs=TINY)
     with pytest.raises(ValueError, match=r"must be a VecNormalize or None, as model\.get_vec_normalize_env\(\)"):
         model.policy.export(tmp_path / "policy.pt", model.get_env())

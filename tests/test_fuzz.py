@@ -45,14 +45,14 @@ ARGUMENTS = st.fixed_dictionaries(
         gradient_steps=st.integers(-1, 3),
         learning_starts=st.integers(0, 30),
         buffer_size=st.integers(5, 60),
-        critic_epochs=st.integers(1, 2),
-        critic_minibatches=st.integers(1, 3),
-        world_model_steps=st.integers(0, 2),
+        n_critic_epochs=st.integers(1, 2),
+        n_critic_minibatches=st.integers(1, 3),
+        world_model_updates=st.integers(0, 2),
         replay_critic_coef=st.sampled_from([0.0, 1.0]),
         replay_critic_horizon=st.integers(1, 8),
         tau=st.sampled_from([0.02, 1.0]),
         ent_coef=st.sampled_from(["auto", "auto_0.1", 0.0, 0.01]),
-        checkpoint_rollout=st.booleans(),
+        gradient_checkpointing=st.booleans(),
         optimize_memory_usage=st.booleans(),
     )
 )

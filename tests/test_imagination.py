@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import (
     advantage_weights,
     critic_loss,

@@ -9,8 +9,9 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from sb3_pwm.envs import META_WORLD_TASKS, register_envs
+from sb3_pwm.envs import register_envs
 from sb3_pwm.envs.rendering import import_suite
+from sb3_pwm.tasks import META_WORLD_TASKS
 
 register_envs()
 

@@ -134,7 +134,7 @@ def test_hindsight_is_refused():
     [
         (dict(use_sde=True), "without gSDE"),
         (dict(n_steps=3), "set td_lambda and horizon"),
-        (dict(policy_delay=2), "set critic_epochs"),
+        (dict(policy_delay=2), "set n_critic_epochs"),
         (dict(target_update_interval=2), "set tau"),
     ],
 )

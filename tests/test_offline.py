@@ -19,7 +19,7 @@ NETWORKS = dict(net_arch=dict(pi=[16], vf=[16]))
 
 
 def episodes(task, env_id, n_episodes, n_steps=50, seed=0):
-    """Random behaviour, cut off after some steps."""
+    """Random behavior, cut off after some steps."""
     env = gymnasium.make(env_id)
     env.action_space.seed(seed)
     scale = env.action_space.high
@@ -148,7 +148,7 @@ def test_evaluation_callback_runs_in_the_real_environment(dataset, world_model, 
 
 
 def test_fine_tuning_changes_the_world_model(dataset, world_model):
-    model = make("Pendulum-v1", world_model, dataset, world_model_steps=2)
+    model = make("Pendulum-v1", world_model, dataset, world_model_updates=2)
     model.learn(5)
     names = ("encoder.0.weight", "dynamics.0.weight", "reward_network.0.weight", "task_embedding.weight")
     for name in names:
@@ -165,12 +165,12 @@ def test_rewards_are_scaled_with_a_frozen_world_model_too(dataset, world_model):
 def test_offline_to_online(dataset, world_model):
     model = make("Pendulum-v1", world_model, dataset)
     model.learn(10)
-    assert "train/behaviour_distance" in model.logger.name_to_value
+    assert "train/bc_loss" in model.logger.name_to_value
     assert model._replay_critic_coef == 1.0
     model.offline = False
     model.learn(40, reset_num_timesteps=False)
     # The policy is held at what is replayed there too, or it leaves the data at once
-    assert "train/behaviour_distance" in model.logger.name_to_value
+    assert "train/bc_loss" in model.logger.name_to_value
     assert model._replay_critic_coef == 1.0
     assert model.num_timesteps == 50
     assert model.replay_buffer.size() == 340
@@ -186,26 +186,26 @@ def test_a_data_set_alone_is_a_head_start(dataset):
     model.learn(20)
     assert model.replay_buffer.size() == 320
     assert model._n_updates == 10
-    assert "train/behaviour_distance" not in model.logger.name_to_value
+    assert "train/bc_loss" not in model.logger.name_to_value
 
 
-def test_behaviour_coef_draws_the_policy_to_the_data(world_model):
+def test_behavior_coef_draws_the_policy_to_the_data(world_model):
     """All data with one action: the policy's mean comes near it, the more the larger the coefficient."""
     constant = [
         SourceEpisode("pendulum-v1", e.episode._replace(actions=np.full_like(e.episode.actions, 0.6)), e.where)
         for e in episodes("pendulum-v1", "Pendulum-v1", 3)
     ]
     data = OfflineDataset.from_episodes(constant)
-    model = make("Pendulum-v1", world_model, data, behaviour_coef=10.0, learning_rate=3e-3)
+    model = make("Pendulum-v1", world_model, data, bc_coef=10.0, learning_rate=3e-3)
     model.learn(200)
     states = data.task_data("pendulum-v1").episode(0).observations
     actions = model.predict(states, deterministic=True)[0] / 2.0
     assert np.abs(actions - 0.6).mean() < 0.15
-    assert model.logger.name_to_value["train/behaviour_distance"] < 0.05
+    assert model.logger.name_to_value["train/bc_loss"] < 0.05
 
 
-def test_behaviour_temperature_prefers_what_turned_out_well(world_model):
-    """Two behaviours in the same states, one rewarded: cold, the policy takes after that one, hot, after both."""
+def test_behavior_temperature_prefers_what_turned_out_well(world_model):
+    """Two behaviors in the same states, one rewarded: cold, the policy takes after that one, hot, after both."""
     parts = []
     for part in episodes("pendulum-v1", "Pendulum-v1", 4):
         for action, reward in ((0.6, 1.0), (-0.6, 0.0)):
@@ -216,7 +216,7 @@ def test_behaviour_temperature_prefers_what_turned_out_well(world_model):
     means = []
     for temperature in (0.3, np.inf):
         model = make(
-            "Pendulum-v1", world_model, data, behaviour_coef=10.0, behaviour_temperature=temperature, gamma=0.5,
+            "Pendulum-v1", world_model, data, bc_coef=10.0, bc_temperature=temperature, gamma=0.5,
             learning_rate=3e-3,
         )  # fmt: skip
         model.learn(200)
@@ -264,7 +264,7 @@ def test_less_data_than_a_replayed_sequence_is_refused(dataset, world_model):
     short = OfflineDataset.from_episodes(list(episodes("pendulum-v1", "Pendulum-v1", 1, n_steps=10)))
     with pytest.raises(ValueError, match="offline=True needs data of at least 16 steps per environment, and has 10"):
         make("Pendulum-v1", world_model, short).learn(5)
-    model = make("Pendulum-v1", world_model, short, behaviour_coef=0.0, replay_critic_coef=0.0)
+    model = make("Pendulum-v1", world_model, short, bc_coef=0.0, replay_critic_coef=0.0)
     model.learn(5)
     assert model._n_updates == 5
 
@@ -293,7 +293,7 @@ def test_shapes_that_do_not_fit(dataset, world_model):
     assert model.policy.world_model.config.latent_dim == 16
 
 
-def test_missing_data_and_normalised_observations(world_model, tmp_path):
+def test_missing_data_and_normalized_observations(world_model, tmp_path):
     with pytest.raises(ValueError, match=r"offline=True needs data of at least 16 steps.*: give dataset="):
         make("Pendulum-v1", world_model, None).learn(10)
     env = VecNormalize(make_vec_env("Pendulum-v1"))
@@ -301,7 +301,7 @@ def test_missing_data_and_normalised_observations(world_model, tmp_path):
         PWM("MlpPolicy", env, world_model=world_model)
     with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
         make("Pendulum-v1", tmp_path / "no.safetensors", None)
-    with pytest.raises(ValueError, match="behaviour_coef must be a number of at least 0"):
-        make("Pendulum-v1", world_model, None, behaviour_coef=-1.0)
-    with pytest.raises(ValueError, match=r"behaviour_temperature must be a number above 0, got 0\.0"):
-        make("Pendulum-v1", world_model, None, behaviour_temperature=0.0)
+    with pytest.raises(ValueError, match="bc_coef must be a number of at least 0"):
+        make("Pendulum-v1", world_model, None, bc_coef=-1.0)
+    with pytest.raises(ValueError, match=r"bc_temperature must be a number above 0, got 0\.0"):
+        make("Pendulum-v1", world_model, None, bc_temperature=0.0)

@@ -7,8 +7,8 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_pwm.envs import IMAGE_TASKS
 from sb3_pwm.envs.pendulum_images import SIZE, draw_rod
+from sb3_pwm.tasks import IMAGE_TASKS
 
 
 @pytest.mark.parametrize("name", IMAGE_TASKS)
@@ -54,7 +54,7 @@ def test_pictures_show_the_last_state_and_the_one_before():
 
 @pytest.mark.parametrize(
     ("angle", "bright", "dark"),
-    # Rows go down and columns right; half of the rod's length from the centre
+    # Rows go down and columns right; half of the rod's length from the center
     [
         (0.0, (11, 20), (28, 20)),
         (np.pi, (28, 20), (11, 20)),
@@ -70,7 +70,7 @@ def test_the_rod_points_where_the_angle_says(angle, bright, dark):
     assert 0.02 < (picture > 0).mean() < 0.2
 
 
-def test_neighbouring_angles_differ_by_little():
+def test_neighboring_angles_differ_by_little():
     """Smooth edges: a hundredth of a radian is seen, and seen as little."""
     for angle in np.linspace(0, 6, 20):
         difference = np.abs(draw_rod(angle).astype(int) - draw_rod(angle + 0.01))

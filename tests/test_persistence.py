@@ -115,7 +115,7 @@ CONTINUE = textwrap.dedent(
     [("MlpPolicy", "learned"), ("MlpPolicy", "fixed"), ("CnnPolicy", "learned"), ("MultiInputPolicy", "fixed")],
 )
 def test_a_new_process_goes_on_bit_for_bit(tmp_path, policy, settings):
-    """Optimisers, schedules, running statistics, entropy coefficient: the same next updates, given the same batches."""
+    """Optimizers, schedules, running statistics, entropy coefficient: the same next updates, given the same batches."""
     kwargs = dict(
         learned=dict(ent_coef="auto_0.1", learning_rate=lambda progress: 1e-3 * progress, replay_critic_coef=1.0,
                      replay_critic_horizon=5),
@@ -720,9 +720,9 @@ def test_a_folder_that_cannot_be_written_to_says_so(saved, tmp_path):
 REMAINS = textwrap.dedent(
     """
     import sys, time
-    from sb3_pwm.common.files import replacing
+    from sb3_pwm.common.files import atomic_write
 
-    with replacing(sys.argv[1]) as file:
+    with atomic_write(sys.argv[1]) as file:
         file.write(bytes(1000))
         print("writing", flush=True)
         time.sleep(600)

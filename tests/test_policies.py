@@ -112,7 +112,7 @@ def test_the_dynamics_target_is_the_encoding_of_the_true_next_observation():
 
 
 def test_a_frozen_world_model_freezes_the_extractor_too():
-    model = PWM("CnnPolicy", RandomEnv(IMAGE), world_model_steps=0, **SMALL)
+    model = PWM("CnnPolicy", RandomEnv(IMAGE), world_model_updates=0, **SMALL)
     before = copy_of(model.policy)
     model.learn(30)
     moved = changed(before, model.policy)
@@ -162,7 +162,7 @@ def test_frames_are_stacked_in_dictionaries():
     assert model.learn(40).policy.world_model.config.observation_dim == 3 * 5 + 8
 
 
-def test_dictionaries_of_subprocesses_and_normalised_entries():
+def test_dictionaries_of_subprocesses_and_normalized_entries():
     env = make_vec_env(RandomEnv, 2, seed=0, vec_env_cls=SubprocVecEnv, env_kwargs=dict(observation_space=ENTRIES))
     env = VecNormalize(env, norm_obs_keys=["vector", "wide"])
     model = PWM("MultiInputPolicy", env, **SMALL)
@@ -190,7 +190,7 @@ def test_normalize_images(normalize_images):
     assert seen[0].max() == (1.0 if normalize_images else 255)
 
 
-def test_images_of_a_normalising_wrapper_need_normalize_images_false():
+def test_images_of_a_normalizing_wrapper_need_normalize_images_false():
     def env():
         return VecNormalize(DummyVecEnv([lambda: RandomEnv(IMAGE)]))
 
@@ -312,12 +312,12 @@ def test_different_images_have_different_features_before_anything_is_learned():
     images = np.concatenate([env.reset() for _ in range(20)])
     with th.no_grad():
         features = model.policy.extract_features(th.as_tensor(images), model.policy.features_extractor)
-    # With torch's own initialisation it is about 0.1: what all images have in common hides what tells them apart.
+    # With torch's own initialization it is about 0.1: what all images have in common hides what tells them apart.
     assert features.std(0).norm() / features.mean(0).norm() > 0.4
 
 
 class Noisy(BaseFeaturesExtractor):
-    """Batch normalisation and dropout: what differs between training and acting."""
+    """Batch normalization and dropout: what differs between training and acting."""
 
     def __init__(self, observation_space, features_dim=7):
         super().__init__(observation_space, features_dim)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.data.dataset import Episode, SourceEpisode
+from sb3_pwm.pretrain import Settings, pretrain, task_rows, to_device
+from sb3_pwm.pretrain.validation import open_loop_errors
 from sb3_pwm.world_model.losses import world_model_loss
-from sb3_pwm.world_model.open_loop import open_loop_errors
-from sb3_pwm.world_model.pretrain import Settings, pretrain, task_rows, to_device
 
 SETTINGS = Settings(steps=60, batch_size=16, horizon=4, learning_rate=3e-3, warmup_steps=10)
 
@@ -59,7 +59,7 @@ def command(folder, out, *arguments, processes=None):
     start = [sys.executable, "-m"]
     if processes is not None:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    line = [*start, "sb3_pwm.world_model.pretrain", "--dataset", str(folder), "--out", str(out), "--device", "cpu"]
+    line = [*start, "sb3_pwm.pretrain", "--dataset", str(folder), "--out", str(out), "--device", "cpu"]
     line += ["--size", "200K", "--batch-size", "16", "--horizon", "4", "--activation", "silu"]
     return [*line, *map(str, arguments)]
 
@@ -142,7 +142,7 @@ def test_bfloat16(dataset, tmp_path):
 
 
 def test_learning_rate_rises_and_falls():
-    settings = Settings(steps=110, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.2)
+    settings = Settings(steps=110, warmup_steps=10, learning_rate=1.0, final_lr_fraction=0.2)
     rates = [settings.learning_rate_at(step) for step in range(111)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
     assert rates[10] == 1.0
@@ -241,7 +241,7 @@ def test_a_model_is_not_overwritten_and_a_checkpoint_of_another_run_not_taken(da
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb3_pwm.world_model.pretrain.draw_predictions", stop)
+        patch.setattr("sb3_pwm.pretrain.draw_predictions", stop)
         with pytest.raises(Stop):
             run(dataset, out)
     checkpoint = tmp_path / "wm.checkpoint.pt"

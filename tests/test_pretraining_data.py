@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-from sb3_pwm.data.minari_files import open_dataset
+from sb3_pwm.data.readers.minari import open_dataset
 
 pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
 pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
@@ -40,11 +40,11 @@ def test_trains_collects_and_reports(script, tmp_path, monkeypatch, capsys):
     run(script, monkeypatch, "collect", "--out", tmp_path, "--processes", 1, *tasks)
     dataset = open_dataset(tmp_path / "data" / "mt80" / "pendulum-spin-v0")
     assert dataset.total_steps == 6_000
-    behaviours = dataset.storage.metadata["behaviours"]
+    behaviors = dataset.storage.metadata["behaviors"]
     stages = [f"rl_model_{steps}_steps.zip:0.3 (1 episodes)" for steps in (220, 440, 660, 880)]
     for part in ("replay:", *stages, "best_model.zip (2 episodes)", "best_model.zip:0.5", "random (1 episodes)"):
-        assert part in behaviours
-    assert "rl_model_1100_steps" not in behaviours  # the end of the run is no stage on the way
+        assert part in behaviors
+    assert "rl_model_1100_steps" not in behaviors  # the end of the run is no stage on the way
     report = (tmp_path / "report.md").read_text()
     best = np.load(folder / "evaluations.npz")["results"].mean(axis=1).max()
     assert f"| pendulum-spin | 1,100 | {best:.0f} | 12 |" in report

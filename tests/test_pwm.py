@@ -194,7 +194,7 @@ def test_termination_head_is_used_from_the_first_termination_on():
 
 
 def test_frozen_world_model():
-    model = PWM("MlpPolicy", Drift(), seed=0, world_model_steps=0, **SMALL)
+    model = PWM("MlpPolicy", Drift(), seed=0, world_model_updates=0, **SMALL)
     before = parameters_of(model)
     model.learn(60)
     after = parameters_of(model)
@@ -237,7 +237,7 @@ def test_critics_learn_from_replayed_episodes(terminates, expected):
         seed=0,
         gamma=0.5,
         tau=0.1,
-        world_model_steps=0,
+        world_model_updates=0,
         critic_learning_rate=3e-3,
         replay_critic_coef=1000.0,
         replay_critic_horizon=8,
@@ -464,7 +464,7 @@ def test_replay_buffer_on_the_device_teaches_the_same(tmp_path):
 
 def test_checkpointed_rollout_computes_the_same():
     plain = PWM("MlpPolicy", Drift(), seed=0, horizon=5, **SMALL).learn(40)
-    checkpointed = PWM("MlpPolicy", Drift(), seed=0, horizon=5, checkpoint_rollout=True, **SMALL).learn(40)
+    checkpointed = PWM("MlpPolicy", Drift(), seed=0, horizon=5, gradient_checkpointing=True, **SMALL).learn(40)
     assert_same_parameters(parameters_of(plain), parameters_of(checkpointed))
 
 
@@ -570,9 +570,9 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(gamma=1.1), "gamma"),
         (dict(tau=2.0), "tau"),
         (dict(batch_size=0), "batch_size"),
-        (dict(critic_epochs=0), "critic_epochs"),
-        (dict(critic_minibatches=0.5), "critic_minibatches"),
-        (dict(world_model_steps=-1), "world_model_steps"),
+        (dict(n_critic_epochs=0), "n_critic_epochs"),
+        (dict(n_critic_minibatches=0.5), "n_critic_minibatches"),
+        (dict(world_model_updates=-1), "world_model_updates"),
         (dict(replay_critic_coef=-0.5), "replay_critic_coef"),
         (dict(replay_critic_coef="automatic"), "replay_critic_coef"),
         (dict(precision="fp8"), "precision"),
@@ -586,7 +586,7 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(target_entropy="x"), r"target_entropy .* must be a number, got 'x'"),
         (dict(target_entropy=float("nan")), "target_entropy"),
         (dict(td_lambda="much"), "td_lambda must be a number of at least 0 and of at most 1, got 'much'"),
-        (dict(behaviour_coef="x"), "behaviour_coef"),
+        (dict(bc_coef="x"), "bc_coef"),
         (dict(buffer_size=100.5), "buffer_size"),
         (dict(train_freq=0), "train_freq"),
         (dict(train_freq=(-1, "step")), "train_freq"),

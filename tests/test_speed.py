@@ -27,13 +27,13 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
         size="1M",
         batch=8,
         horizon=4,
-        critic_epochs=2,
-        critic_minibatches=2,
+        n_critic_epochs=2,
+        n_critic_minibatches=2,
         activation="mish",
         device="cpu",
         compile=False,
         precision="float32",
-        checkpoint_rollout=False,
+        gradient_checkpointing=False,
     )
     model = speed.make_model(arguments)
     model._terminations_seen = terminations

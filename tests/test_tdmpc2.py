@@ -12,7 +12,7 @@ import torch as th
 import torch.nn.functional as F
 
 from sb3_pwm import WorldModel
-from sb3_pwm.envs.suites import MT30
+from sb3_pwm.tasks import MT30
 from sb3_pwm.world_model.tdmpc2 import import_world_model
 
 OBSERVATION, ACTION, LATENT, ENCODER, HIDDEN, TASK, BINS = 7, 3, 16, 12, 20, 5, 101

@@ -42,7 +42,7 @@ def test_two_hot_beyond_the_edge_is_the_edge(value, bin_index):
 
 def test_decode_by_hand():
     logits = th.full((2, 101), -1e9)
-    logits[0, 55] = 0.0  # all mass on centre 1.0: e - 1
+    logits[0, 55] = 0.0  # all mass on center 1.0: e - 1
     logits[1, 55] = logits[1, 45] = 0.0  # half on 1.0, half on -1.0: zero
     decoded = two_hot_decode(logits, **BINS)
     th.testing.assert_close(decoded, th.tensor([math.e - 1.0, 0.0]), atol=1e-5, rtol=1e-5)
@@ -60,9 +60,9 @@ def test_cross_entropy_by_hand():
     th.testing.assert_close(loss, th.full((3,), math.log(101.0)))
     # Five bins -2..2, target symlog 0.5 (half on bin 2, half on bin 3), logits (0, 0, 1, 2, 0)
     logits = th.tensor([[0.0, 0.0, 1.0, 2.0, 0.0]])
-    normaliser = math.log(3.0 + math.e + math.e**2)
+    normalizer = math.log(3.0 + math.e + math.e**2)
     loss = two_hot_cross_entropy(logits, symexp(th.tensor([0.5])), low=-2.0, high=2.0)
-    assert loss.item() == pytest.approx(normaliser - 1.5, rel=1e-5)
+    assert loss.item() == pytest.approx(normalizer - 1.5, rel=1e-5)
 
 
 def test_reward_scale_is_not_symlog():

@@ -29,7 +29,7 @@ def random_batch(horizon=3, batch=4, task=None):
     )
 
 
-def randomised(config):
+def randomized(config):
     """A model whose output layers are not zero."""
     th.manual_seed(0)
     model = WorldModel(config)
@@ -98,7 +98,7 @@ def by_hand(observation_dim, encoder_dim, mlp_dim, latent_dim, encoder_layers, a
 
 @pytest.mark.parametrize("reward_head", ["two_hot", "scalar"])
 def test_loss_recomputed_step_by_step(reward_head):
-    model = randomised(WorldModelConfig(**TINY, termination=True, reward_head=reward_head))
+    model = randomized(WorldModelConfig(**TINY, termination=True, reward_head=reward_head))
     batch, rho = random_batch(), 0.8
     loss = world_model_loss(model, batch, rho=rho, dynamics_coef=20.0, reward_coef=0.1, termination_coef=1.0)
 
@@ -130,7 +130,7 @@ def test_loss_recomputed_step_by_step(reward_head):
 
 
 def test_steps_after_the_episode_do_not_count():
-    model = randomised(WorldModelConfig(**TINY, termination=True))
+    model = randomized(WorldModelConfig(**TINY, termination=True))
     batch = random_batch()
     loss = world_model_loss(model, batch).total
     batch.observations[3, 1] += 100.0
@@ -143,7 +143,7 @@ def test_steps_after_the_episode_do_not_count():
 
 
 def test_no_gradient_through_the_target():
-    model = randomised(WorldModelConfig(**TINY))
+    model = randomized(WorldModelConfig(**TINY))
     batch = random_batch()
     observations = batch.observations.clone().requires_grad_()
     world_model_loss(model, batch._replace(observations=observations)).total.backward()
@@ -152,7 +152,7 @@ def test_no_gradient_through_the_target():
 
 
 def test_continuation():
-    model = randomised(WorldModelConfig(**TINY, termination=True))
+    model = randomized(WorldModelConfig(**TINY, termination=True))
     z = model.encode(th.randn(7, 5))
     th.testing.assert_close(model.continuation(z), 1 - th.sigmoid(model.termination_logits(z)))
     endless = WorldModel(WorldModelConfig(**TINY))
@@ -162,7 +162,7 @@ def test_continuation():
 
 
 def test_multi_task():
-    model = randomised(WorldModelConfig(**TINY, tasks=("walk", "run"), task_dim=4))
+    model = randomized(WorldModelConfig(**TINY, tasks=("walk", "run"), task_dim=4))
     observations = th.randn(2, 5)
     by_name, by_index = model.encode(observations, "run"), model.encode(observations, 1)
     th.testing.assert_close(by_name, by_index)
@@ -204,7 +204,7 @@ def test_unknown_preset():
 
 
 def test_narrower_observations_and_actions_are_padded():
-    model = randomised(WorldModelConfig(**TINY))
+    model = randomized(WorldModelConfig(**TINY))
     observations, actions = th.randn(4, 3), th.rand(4, 1)
     padded = F.pad(observations, (0, 2)), F.pad(actions, (0, 1))
     latents = model.encode(observations)
@@ -218,7 +218,7 @@ def test_narrower_observations_and_actions_are_padded():
 
 
 def test_a_new_task_changes_nothing_for_the_others(tmp_path):
-    model = randomised(WorldModelConfig(**TINY, tasks=("walk", "run")))
+    model = randomized(WorldModelConfig(**TINY, tasks=("walk", "run")))
     observations = th.randn(4, 5)
     before = [model.encode(observations, task) for task in ("walk", "run")]
     assert model.add_task("jump", like="run") == 2

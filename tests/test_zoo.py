@@ -22,7 +22,7 @@ TINY_POLICY = (
     "dict(latent_dim=16,world_model_kwargs=dict(encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
 )
 # Given on the command line, so that the tests do not depend on what pwm.yml is tuned to
-UPDATES = ("batch_size:8", "train_freq:1", "gradient_steps:1", "critic_epochs:1")
+UPDATES = ("batch_size:8", "train_freq:1", "gradient_steps:1", "n_critic_epochs:1")
 TINY = (*UPDATES, f"policy_kwargs:{TINY_POLICY}")
 
 

@@ -65,7 +65,7 @@ def test_optimize(extracted):
     run(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
     trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
-    assert {"behaviour_coef", "behaviour_temperature", "horizon"} <= set(trials[0].params)
+    assert {"bc_coef", "bc_temperature", "horizon"} <= set(trials[0].params)
     assert all(np.isfinite(trial.value) for trial in trials)
 
 
@@ -80,7 +80,7 @@ def test_the_configuration_file_of_the_repository(extracted):
 
 
 def test_parameters_on_the_command_line(extracted):
-    """The packaged pwm.yml, whose entry for this task normalises observations."""
+    """The packaged pwm.yml, whose entry for this task normalizes observations."""
     folder, _ = extracted
     offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
     arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]

@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """
     Write a file that takes its place only when the block has ended well; until then an older one stays as it was.
 

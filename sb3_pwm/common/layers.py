@@ -75,7 +75,7 @@ def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
 
 class SimNorm(nn.Module):
     """
-    Simplicial normalisation: the last dimension is cut into groups and each group passes through a softmax.
+    Simplicial normalization: the last dimension is cut into groups and each group passes through a softmax.
 
     A latent is so a list of points on simplices: bounded, and sparse by preference, which keeps long latent rollouts
     from drifting (arXiv 2310.16828, equation 5).
@@ -142,7 +142,7 @@ def mlp(
     :param out_features: Size of the output.
     :param activation_fn: Class of the hidden layers' activation.
     :param output_activation: Module that ends the stack; without it the last layer is a plain ``Linear``.
-    :return: The network, initialised as TD-MPC2 does: truncated normal weights, zero biases.
+    :return: The network, initialized as TD-MPC2 does: truncated normal weights, zero biases.
     """
     sizes = [in_features, *hidden]
     layers: list[nn.Module] = [

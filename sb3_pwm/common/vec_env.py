@@ -1,4 +1,4 @@
-"""Vectorised environments."""
+"""Vectorized environments."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 
-class BusyWhileStepping(VecEnvWrapper):
+class OverlappedVecEnv(VecEnvWrapper):
     """
     Does something else between sending the actions and waiting for what they led to.
 

@@ -1,7 +1,7 @@
 """Experience: the sequence replay buffer, offline data sets, and the batches they yield."""
 
-from sb3_pwm.data.batch import SequenceBatch
-from sb3_pwm.data.buffers import SequenceReplayBuffer
 from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.data.types import Episode, SequenceBatch, TaskData
 
-__all__ = ["OfflineDataset", "SequenceBatch", "SequenceReplayBuffer"]
+__all__ = ["Episode", "OfflineDataset", "SequenceBatch", "SequenceReplayBuffer", "TaskData"]

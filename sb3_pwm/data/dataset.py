@@ -5,87 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.readers.minari import minari_episodes
+from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
+from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage
+from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData, check_episode
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.buffers import ReplayBuffer
-
-INDEX = "index.json"
-FORMAT = "sb3_pwm.offline_dataset"
 BALANCES = ("size", "task")
-
-
-class Episode(NamedTuple):
-    """One episode of T steps, in the environment's own dimensions."""
-
-    observations: NDArray[np.float32]
-    """``(T + 1, O)``, the last one being where the last step led to"""
-    actions: NDArray[np.float32]
-    """``(T, A)`` in [-1, 1]"""
-    rewards: NDArray[np.float32]
-    """``(T,)``"""
-    terminated: bool
-    """Whether the last step ended it for good; otherwise it was cut off"""
-
-
-class SourceEpisode(NamedTuple):
-    """An episode on its way into a data set."""
-
-    task: str
-    episode: Episode
-    where: str
-    """File and number of the episode, for messages"""
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskData:
-    """
-    The episodes of a task, one after the other.
-
-    An episode of T steps has T + 1 rows: a step's row holds its observation, action and reward, the last row holds the
-    last observation.
-
-    :param name: The task.
-    :param observations: ``(rows, O)``.
-    :param actions: ``(rows, A)``; zero in last rows.
-    :param rewards: ``(rows,)``; zero in last rows.
-    :param first: First row of each episode, ``(E,)``.
-    :param lengths: Steps of each episode, ``(E,)``.
-    :param terminated: Whether each episode ended for good, ``(E,)``.
-    """
-
-    name: str
-    observations: NDArray[np.float32]
-    actions: NDArray[np.float32]
-    rewards: NDArray[np.float32]
-    first: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    terminated: NDArray[np.bool_]
-
-    def restricted(self, episodes: NDArray[np.int64]) -> TaskData:
-        """:param episodes: Numbers of episodes. :return: Those only, of the same arrays."""
-        return dataclasses.replace(
-            self, first=self.first[episodes], lengths=self.lengths[episodes], terminated=self.terminated[episodes]
-        )
-
-    @property
-    def returns(self) -> NDArray[np.float32]:
-        """Sum of the rewards of each episode, ``(E,)``."""
-        return np.array([self.episode(number).rewards.sum() for number in range(len(self.lengths))])
-
-    def episode(self, number: int) -> Episode:
-        """:param number: Of the episode. :return: It."""
-        first, length = int(self.first[number]), int(self.lengths[number])
-        steps = slice(first, first + length)
-        observations = np.asarray(self.observations[first : first + length + 1])
-        rows = np.asarray(self.actions[steps]), np.asarray(self.rewards[steps])
-        return Episode(observations, *rows, bool(self.terminated[number]))
 
 
 class OfflineDataset:
@@ -180,7 +111,7 @@ class OfflineDataset:
             n_held_out = min(max(round(validation * n_episodes), 1), n_episodes - 1)
             order = np.random.default_rng([seed, *task.name.encode()]).permutation(n_episodes)
             held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-            parts.append((task.restricted(kept), task.restricted(held_out)))
+            parts.append((task.subset(kept), task.subset(held_out)))
         return OfflineDataset([kept for kept, _ in parts]), OfflineDataset([held_out for _, held_out in parts])
 
     def sample(
@@ -220,7 +151,7 @@ class OfflineDataset:
         arrays = [value.numpy() for value in batch[:5]]  # type: ignore[union-attr]
         for number in np.unique(chosen):
             first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
-            columns = slice(first, last + 1)  # sorted above, so they are neighbours
+            columns = slice(first, last + 1)  # sorted above, so they are neighbors
             self._gather(self.data[number], ends[number], horizon, rng, [a[:, columns] for a in arrays])
         return batch
 
@@ -278,8 +209,6 @@ class OfflineDataset:
         :raises ValueError: If an episode is empty or not finite, or its shapes are not those of its task's others; the
             message names file, episode and step.
         """
-        from sb3_pwm.data.storage import MemoryWriter, StorageWriter
-
         writer = MemoryWriter() if storage is None else StorageWriter(Path(storage))
         for task, episode, where in episodes:
             check_episode(episode, where)
@@ -292,7 +221,7 @@ class OfflineDataset:
     ) -> OfflineDataset:
         """
         :param ids_or_paths: Minari data sets: ids such as ``"mt30/walker-walk-v0"``, their folders, or folders with
-            data sets anywhere below them. A task's name is what :mod:`sb3_pwm.data.collect` has written, else the
+            data sets anywhere below them. A task's name is what :mod:`sb3_pwm.collect` has written, else the
             environment's id in lower case, else the data set's name.
         :param storage: See :meth:`from_episodes`.
         :return: The data set.
@@ -301,8 +230,6 @@ class OfflineDataset:
         :raises ValueError: If a file is damaged or foreign, or its spaces are not flat boxes; and see
             :meth:`from_episodes`.
         """
-        from sb3_pwm.data.sources import minari_episodes
-
         return cls.from_episodes(minari_episodes(_several(ids_or_paths)), storage)
 
     @classmethod
@@ -339,12 +266,10 @@ class OfflineDataset:
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If it is no replay buffer of flat observations, or holds no whole episode.
         """
-        from sb3_pwm.data.sources import replay_buffer_episodes
-
         return cls.from_episodes(replay_buffer_episodes(buffer, task), storage)
 
     @classmethod
-    def open_any(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
+    def load(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
         """
         :param sources: Folder of a stored data set, files of TD-MPC2's (.pt), or Minari ids or folders.
         :param storage: See :meth:`from_episodes`.
@@ -367,8 +292,6 @@ class OfflineDataset:
         :raises FileNotFoundError: If there is none.
         :raises ValueError: If it is damaged; the message names the file.
         """
-        from sb3_pwm.data.storage import open_storage
-
         return cls(open_storage(Path(folder)))
 
     def save(self, folder: str | Path) -> None:
@@ -378,8 +301,6 @@ class OfflineDataset:
         :param folder: A new or empty folder.
         :raises FileExistsError: If it holds something.
         """
-        from sb3_pwm.data.storage import StorageWriter
-
         writer = StorageWriter(Path(folder))
         for task in self.data:
             for number in range(len(task.lengths)):
@@ -390,24 +311,3 @@ class OfflineDataset:
 def _several(sources: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """:return: A list, also of a single one."""
     return [sources] if isinstance(sources, str | Path) else list(sources)
-
-
-def check_episode(episode: Episode, where: str) -> None:
-    """
-    :param episode: An episode.
-    :param where: Where it comes from.
-    :raises ValueError: If it is empty, its arrays do not fit each other, or a value is not finite; the message says
-        where.
-    """
-    n_steps = len(episode.rewards)
-    if n_steps == 0:
-        raise ValueError(f"{where} is empty.")
-    if len(episode.observations) != n_steps + 1 or len(episode.actions) != n_steps:
-        raise ValueError(
-            f"{where} has {len(episode.observations)} observations, {len(episode.actions)} actions and "
-            f"{n_steps} rewards; there must be one observation more than actions and rewards."
-        )
-    for name in ("observations", "actions", "rewards"):
-        finite = np.isfinite(getattr(episode, name)).reshape(len(getattr(episode, name)), -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"The {name} of {where} are NaN or infinite at step {int(np.argmin(finite))}.")

@@ -10,14 +10,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pwm.common.files import replacing
-from sb3_pwm.data.dataset import FORMAT, INDEX, Episode, TaskData
+from sb3_pwm.common.files import atomic_write
+from sb3_pwm.data.types import Episode, TaskData
 
+INDEX = "index.json"
+FORMAT = "sb3_pwm.offline_dataset"
 ARRAYS = ("observations", "actions", "rewards")
 
 
 def rows(episode: Episode) -> dict[str, NDArray[np.float32]]:
-    """:param episode: Of T steps. :return: Its T + 1 rows, see :class:`~sb3_pwm.data.dataset.TaskData`."""
+    """:param episode: Of T steps. :return: Its T + 1 rows, see :class:`~sb3_pwm.data.types.TaskData`."""
     last_action = np.zeros((1, episode.actions.shape[1]), np.float32)
     return {
         "observations": np.ascontiguousarray(episode.observations, np.float32),
@@ -56,7 +58,7 @@ def make_task_data(
 ) -> TaskData:
     """
     :param name: The task.
-    :param arrays: Its rows, see :class:`~sb3_pwm.data.dataset.TaskData`.
+    :param arrays: Its rows, see :class:`~sb3_pwm.data.types.TaskData`.
     :param lengths: Steps of its episodes.
     :param terminated: Whether they ended for good.
     :return: The same with the episodes' first rows.
@@ -125,7 +127,7 @@ class StorageWriter:
             np.savez(_file(self.folder, number, "episodes"), lengths=lengths, terminated=terminated)
             dimensions = dict(zip(("observation_dim", "action_dim"), table.dimensions, strict=True))
             index.append({"name": table.name, "rows": int((lengths + 1).sum()), **dimensions})
-        with replacing(self.folder / INDEX) as file:
+        with atomic_write(self.folder / INDEX) as file:
             file.write(json.dumps({"format": FORMAT, "tasks": index}).encode())
         return open_storage(self.folder)
 

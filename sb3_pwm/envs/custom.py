@@ -49,7 +49,7 @@ class BackwardsCheetah(cheetah.Cheetah):  # type: ignore[misc]
         return at_least(-physics.speed(), self.SPEED)
 
 
-# Height in metres of torso and foot from which on they count as up.
+# Height in meters of torso and foot from which on they count as up.
 _CHEETAH_UP = 1.2
 
 

@@ -1,4 +1,4 @@
-"""dm_control's environments as Gymnasium environments with flat observations and normalised actions.
+"""dm_control's environments as Gymnasium environments with flat observations and normalized actions.
 
 dm_control is used directly, not through Shimmy's compatibility wrapper: that one's Dict observation space sorts its
 keys, so the flattened observation would differ from the one that published data sets and world models hold; it
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.envs.arguments import check_action, check_arguments
-from sb3_pwm.envs.registration import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS
 from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
+from sb3_pwm.tasks import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS
 
 if TYPE_CHECKING:
     from dm_control.rl import control
@@ -31,7 +31,7 @@ _UNLIMITED = 1e10
 
 
 class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """A dm_control environment with a flat observation, normalised actions and action repeat.
+    """A dm_control environment with a flat observation, normalized actions and action repeat.
 
     Observations are the task's own, in dm_control's own key order, as one float32 vector. Actions are float32 in
     [-1, 1] and mapped linearly to each actuator's control range; an actuator without limits receives the action as

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.envs.arguments import check_action, check_arguments
-from sb3_pwm.envs.registration import META_WORLD_TASKS
 from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
+from sb3_pwm.tasks import META_WORLD_TASKS
 
 # TD-MPC2's videos are of this camera, moved closer.
 _CAMERA, _CAMERA_POSITION = "corner2", (0.75, 0.075, 0.7)

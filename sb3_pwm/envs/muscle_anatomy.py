@@ -23,7 +23,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pwm.common.files import replacing
+from sb3_pwm.common.files import atomic_write
 from sb3_pwm.envs.muscle_humanoid import Bone, Muscle, Point, build_model, read_muscles
 
 STRENGTH = 1.5
@@ -62,7 +62,7 @@ _FRAMES = {
     "u": ("right_upper_arm", _ORIGIN, _ARM_AXES),
     "l": ("right_lower_arm", _ORIGIN, _FOREARM_AXES),  # down the forearm, along the elbow's axis, outward
 }
-"""Body, origin and axes by letter; positions in metres."""
+"""Body, origin and axes by letter; positions in meters."""
 
 BONES = (
     Bone("right_hip_bone", "pelvis", (0.0, -0.1, -0.04), 0.07),
@@ -321,7 +321,7 @@ def main() -> None:
     path = Path(__file__).with_name("muscles.json")
     # One line for a muscle, so that a change shows as one.
     lines = [",\n  ".join(json.dumps(dataclasses.asdict(part)) for part in parts) for parts in (bones, muscles)]
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(f'{{"bones": [\n  {lines[0]}\n],\n"muscles": [\n  {lines[1]}\n]}}\n'.encode())
 
     model = build_model(*read_muscles())

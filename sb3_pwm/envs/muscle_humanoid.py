@@ -24,10 +24,10 @@ from dm_control.rl import control
 from dm_control.suite import humanoid
 from numpy.typing import NDArray
 
-_MUSCLE_COLOUR = (0.75, 0.15, 0.15, 1.0)
-_MUSCLE_WIDTH = 0.006  # metres, as drawn
+_MUSCLE_COLOR = (0.75, 0.15, 0.15, 1.0)
+_MUSCLE_WIDTH = 0.006  # meters, as drawn
 _VELOCITY_SENSOR = "torso_subtreelinvel"
-_BONE_HALF_LENGTH = 0.05  # metres, of a cylinder as drawn; muscles take it to be endless
+_BONE_HALF_LENGTH = 0.05  # meters, of a cylinder as drawn; muscles take it to be endless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Bone:
 
     :param name: Its name.
     :param body: The body that it is part of.
-    :param position: Its centre in that body's frame, in metres.
-    :param radius: In metres.
+    :param position: Its center in that body's frame, in meters.
+    :param radius: In meters.
     :param axis: Direction of a cylinder; None for a sphere.
     """
 
@@ -55,7 +55,7 @@ class Point:
     A point of a muscle's path.
 
     :param body: The body that it is fixed to.
-    :param position: In that body's frame, in metres.
+    :param position: In that body's frame, in meters.
     :param bone: Name of the bone that the muscle passes over after this point; "" for none.
     :param side: Where that bone is passed, in the frame of the bone's body.
     """
@@ -76,7 +76,7 @@ class Muscle:
     :param direction: The sign of its torque there, 1 or -1.
     :param path: From origin to insertion.
     :param force: Largest isometric force, in newtons.
-    :param length_range: Shortest and longest that the joints' limits allow, in metres.
+    :param length_range: Shortest and longest that the joints' limits allow, in meters.
     """
 
     name: str
@@ -127,7 +127,7 @@ def build_model(bones: Sequence[Bone], muscles: Sequence[Muscle]) -> mujoco.MjMo
         )
     bodies = {bone.name: bone.body for bone in bones}
     for muscle in muscles:
-        tendon = spec.add_tendon(name=muscle.name, rgba=_MUSCLE_COLOUR, width=_MUSCLE_WIDTH)
+        tendon = spec.add_tendon(name=muscle.name, rgba=_MUSCLE_COLOR, width=_MUSCLE_WIDTH)
         for number, point in enumerate(muscle.path):
             site = f"{muscle.name}_{number}"
             spec.body(point.body).add_site(name=site, pos=point.position, size=[0.004, 0, 0], group=4)
@@ -169,7 +169,7 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         return self.data.xmat[self._torso, 8]
 
     def head_height(self) -> np.float64:
-        """:return: In metres."""
+        """:return: In meters."""
         return self.data.xpos[self._head, 2]
 
     def center_of_mass_velocity(self) -> NDArray[np.float64]:
@@ -181,7 +181,7 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         return self.data.xmat[self._torso, 6:].copy()
 
     def extremities(self) -> NDArray[np.float64]:
-        """:return: (12,), left hand, left foot, right hand, right foot in the torso's frame, in metres."""
+        """:return: (12,), left hand, left foot, right hand, right foot in the torso's frame, in meters."""
         offsets = self.data.xpos[self._extremities] - self.data.xpos[self._torso]
         return (offsets @ self.data.xmat[self._torso].reshape(3, 3)).ravel()
 

@@ -17,7 +17,7 @@ def draw_rod(angle: float, size: int = SIZE) -> NDArray[np.uint8]:
     """
     :param angle: Of the rod in radians, zero upright, growing counter-clockwise.
     :param size: Of the picture, in pixels.
-    :return: ``(size, size)``: a bright rod from the picture's centre, smooth at its edge.
+    :return: ``(size, size)``: a bright rod from the picture's center, smooth at its edge.
     """
     axis = np.linspace(-1.0, 1.0, size)
     x, y = axis[None, :], -axis[:, None]  # rows go down

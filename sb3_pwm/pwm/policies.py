@@ -1,10 +1,11 @@
 """The policy of PWM: actor, critic ensemble and the world model they see through."""
 
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NoReturn, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -21,58 +22,30 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_pwm.common.files import replacing
-from sb3_pwm.common.keywords import check_number, check_subclass, reject_unknown_keywords
-from sb3_pwm.common.layers import EnsembleMLP, at_least_float32, mlp
+from sb3_pwm.common.checks import check_number, check_subclass, reject_unknown_keywords
+from sb3_pwm.common.files import atomic_write
+from sb3_pwm.common.layers import EnsembleMLP
 from sb3_pwm.common.statistics import RunningScale
-from sb3_pwm.pwm.imagination import squashed_action
-from sb3_pwm.world_model.model import ACTIVATIONS, WorldModel, WorldModelConfig
+from sb3_pwm.common.version import FileFormatError
+from sb3_pwm.export import export_policy
+from sb3_pwm.pwm.networks import LOG_STD_MAX, Actor, squashed_action
+from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, WorldModelConfig
+from sb3_pwm.world_model.model import WorldModel
 
 SelfPWMPolicy = TypeVar("SelfPWMPolicy", bound="PWMPolicy")
 
-LOG_STD_MAX = 2.0
 NOT_SUPPORTED = {
     "share_features_extractor": "actor and critics see the world model's latent, and so share one extractor always.",
     **dict.fromkeys(("use_sde", "use_expln"), "PWM's policy explores without gSDE."),
     "clip_mean": "the mean passes through a tanh; set log_std_min and log_std_init for the standard deviation.",
+    "world_model_size": "give the preset's name as PWM(world_model=...).",
+    "latent_dim": "it is a field of the world model: PWM(world_model=dict(latent_dim=...)).",
+    **dict.fromkeys(
+        ("world_model_kwargs", "world_model_config"),
+        "the world model's fields are given as PWM(world_model=dict(...)), with its preset as size.",
+    ),
 }
 """Arguments of SB3's other off-policy policies that this one has no place for, and why."""
-
-
-class Actor(nn.Module):
-    """
-    Tanh-Gaussian policy over latents: the mean is a network, the log standard deviation one parameter per dimension.
-
-    :param latent_dim: Size of the latent, Z.
-    :param action_dim: Size of the action, A.
-    :param net_arch: Sizes of the hidden layers.
-    :param activation_fn: Hidden activation.
-    :param log_std_init: Initial log standard deviation before the tanh.
-    :param log_std_min: Its floor: exploration never stops.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int,
-        action_dim: int,
-        net_arch: Sequence[int],
-        activation_fn: type[nn.Module],
-        log_std_init: float = -1.0,
-        log_std_min: float = -1.427,
-    ):
-        super().__init__()
-        self.log_std_min = log_std_min
-        self.mean = mlp(latent_dim, net_arch, action_dim, activation_fn)
-        self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
-
-    def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
-        mean = at_least_float32(self.mean(latents))
-        return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
-
-    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: other algorithms' actors take observations."""
-        raise NotImplementedError("PWM's actor acts on the world model's latent: call the policy's predict() instead.")
 
 
 class PWMPolicy(BasePolicy):
@@ -81,7 +54,7 @@ class PWMPolicy(BasePolicy):
 
     The defaults are for learning one task online on a CPU, by return per second. The paper's networks, for extraction
     from a large pretrained model, are ``net_arch=dict(pi=[400, 200, 100], vf=[400, 200])``, ``activation_fn=nn.Mish``,
-    ``world_model_size="48M"``.
+    ``world_model="48M"``.
 
     Observations pass through SB3's preprocessing and a features extractor, whose output the world model's encoder turns
     into the latent. The extractor is trained with the encoder, by the world model's loss.
@@ -91,33 +64,32 @@ class PWMPolicy(BasePolicy):
     :param lr_schedule: Learning rate schedule of the actor.
     :param net_arch: Hidden layers of actor and critics: ``[...]`` for both, or ``dict(pi=[...], vf=[...])``; ``qf``, as
         SB3's off-policy algorithms have it, is ``vf``.
-    :param activation_fn: Hidden activation of actor and critics, any module class; of the world model too, if it is one
-        of :data:`~sb3_pwm.world_model.model.ACTIVATIONS` (else SiLU; or ``world_model_kwargs=dict(activation=...)``).
-    :param world_model_size: Preset of the world model: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or
-        ``"317M"``.
-    :param latent_dim: Size of the latent, in place of the preset's.
-    :param world_model_kwargs: Fields of :class:`~sb3_pwm.world_model.WorldModelConfig` in place of the preset's.
-    :param world_model_config: All fields of a world model's configuration, in place of the three before; what
-        ``PWM(world_model=...)`` sets.
+    :param activation_fn: Hidden activation of actor and critics, any module class. The world model has it too if it is
+        one of :data:`~sb3_pwm.world_model.config.ACTIVATIONS`, else SiLU; ``world_model=dict(activation=...)`` decides
+        otherwise.
+    :param world_model: Shape of the world model: the name of a preset (``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``,
+        ``"48M"`` or ``"317M"``), a dictionary of fields of :class:`~sb3_pwm.world_model.WorldModelConfig` with the preset
+        that they depart from as ``size``, or a configuration. ``PWM(world_model=...)`` sets it, and takes pretrained
+        models too.
     :param task: The task of a multi-task world model that the policy is for.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation; at most 2, its ceiling.
     :param features_extractor_class: Turns observations into the world model's input; None: SB3's for the policy's kind
-        of observations, :attr:`usual_features_extractor`.
+        of observations, :attr:`default_features_extractor_class`.
     :param features_extractor_kwargs: Its keyword arguments.
     :param encoder_lr_scale: Learning rate of extractor and encoder relative to the rest of the world model's (TD-MPC2's
         ``enc_lr_scale``). None: 0.1 for an extractor that learns, since with the full rate the latents of different
         images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
-    :param optimizer_class: Optimiser of actor, critics and world model.
+    :param optimizer_class: Optimizer of actor, critics and world model.
     :param optimizer_kwargs: Its keyword arguments, for all three. Adam and AdamW have the paper's betas (0.7, 0.95)
         for actor and critics, unless it is given others.
     :raises ValueError: If an argument has no valid value, or the extractor does not fit the observations; the message
         names it.
     """
 
-    usual_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     """The extractor that ``features_extractor_class=None`` stands for."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PWMPolicy":
@@ -131,10 +103,7 @@ class PWMPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.SiLU,
-        world_model_size: str = "200K",
-        latent_dim: int | None = None,
-        world_model_kwargs: dict[str, Any] | None = None,
-        world_model_config: dict[str, Any] | None = None,
+        world_model: str | Mapping[str, Any] | WorldModelConfig = DEFAULT_SIZE,
         task: str | None = None,
         n_critics: int = 3,
         log_std_init: float = -1.0,
@@ -156,7 +125,7 @@ class PWMPolicy(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            self.usual_features_extractor if features_extractor_class is None else features_extractor_class,
+            self.default_features_extractor_class if features_extractor_class is None else features_extractor_class,
             features_extractor_kwargs,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
@@ -166,10 +135,6 @@ class PWMPolicy(BasePolicy):
         self.net_arch = as_net_arch(net_arch)
         names = {activation: name for name, activation in ACTIVATIONS.items()}
         self.activation_fn = activation_fn
-        self.world_model_size = world_model_size
-        self.latent_dim = latent_dim
-        self.world_model_kwargs = world_model_kwargs
-        self.world_model_config = world_model_config
         self.task = task
         self.n_critics = n_critics
         self.log_std_init = log_std_init
@@ -191,28 +156,19 @@ class PWMPolicy(BasePolicy):
             ) from error
         extractor_learns = any(True for _ in self.features_extractor.parameters())
         if isinstance(self.features_extractor, NatureCNN | CombinedExtractor):
-            # As SB3's on-policy algorithms do: with torch's own initialisation an image hardly shows in the features.
+            # As SB3's on-policy algorithms do: with torch's own initialization an image hardly shows in the features.
             self.features_extractor.apply(partial(self.init_weights, gain=math.sqrt(2.0)))
         self.encoder_lr_scale = (0.1 if extractor_learns else 1.0) if encoder_lr_scale is None else encoder_lr_scale
         check_number("encoder_lr_scale", self.encoder_lr_scale, 0.0, above=True)
         dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
-        if world_model_config is not None:
-            config = WorldModelConfig(**world_model_config)
-            if extractor_learns:
+        config = WorldModelConfig.resolve(
+            world_model, **dimensions, activation=names.get(activation_fn, "silu"), termination=True
+        )
+        for name, value in dimensions.items():
+            if value > getattr(config, name):
                 raise ValueError(
-                    "A pretrained world model sees observations as they are, not the features of an untrained "
-                    f"{type(self.features_extractor).__name__}: use MlpPolicy, on flat observations."
+                    f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
                 )
-            for name, value in dimensions.items():
-                if value > getattr(config, name):
-                    raise ValueError(
-                        f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
-                    )
-        else:
-            fields: dict[str, Any] = dict(activation=names.get(activation_fn, "silu"), termination=True)
-            if latent_dim is not None:
-                fields["latent_dim"] = latent_dim
-            config = WorldModelConfig.preset(world_model_size, **{**dimensions, **fields, **(world_model_kwargs or {})})
         self.world_model = WorldModel(config)
         self.task_index = None if task is None else self.world_model.task_index(task)
         self.actor = Actor(
@@ -233,7 +189,7 @@ class PWMPolicy(BasePolicy):
         learning_rate = lr_schedule(1)
         self.actor_optimizer = self._make_optimizer(self.actor.parameters(), learning_rate)
         self.critic_optimizer = self._make_optimizer(self.critic.parameters(), learning_rate)
-        # The paper's betas are for actor and critics; the world model keeps the optimiser's own.
+        # The paper's betas are for actor and critics; the world model keeps the optimizer's own.
         self.world_model_optimizer = self._make_optimizer(self._world_model_groups(), learning_rate, paper_betas=False)
 
     def _world_model_groups(self) -> Iterable[Any]:
@@ -300,7 +256,7 @@ class PWMPolicy(BasePolicy):
         if not isinstance(path, str | Path):
             super().save(path)  # type: ignore[arg-type]
             return
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             super().save(file)  # type: ignore[arg-type]
 
     @classmethod
@@ -320,6 +276,10 @@ class PWMPolicy(BasePolicy):
             return super().load(path, device)  # type: ignore[arg-type]
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
+        except TypeError as error:
+            if "world_model_size" not in str(error):
+                raise ValueError(f"{path} holds a policy with other arguments: {error}") from error
+            raise FileFormatError(path, "policy", 1) from error
         except Exception as error:  # torch raises about everything, an OSError too, by where a file ends and what it is
             raise ValueError(
                 f"{path} is damaged, or is no {cls.__name__} (PWM.load() reads whole models): {error}"
@@ -339,13 +299,11 @@ class PWMPolicy(BasePolicy):
         Images are as in ``policy.observation_space``: channels first.
 
         :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).
-        :param vec_normalize: The normalisation that observations pass through first, if any
+        :param vec_normalize: The normalization that observations pass through first, if any
             (``model.get_vec_normalize_env()``).
-        :raises ValueError: If the path has another ending, or the normalisation is of other observations.
+        :raises ValueError: If the path has another ending, or the normalization is of other observations.
         :raises ImportError: If ONNX is not installed.
         """
-        from sb3_pwm.pwm.export import export_policy
-
         export_policy(self, path, vec_normalize)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -353,10 +311,7 @@ class PWMPolicy(BasePolicy):
         data.update(
             net_arch=self.net_arch,
             activation_fn=self.activation_fn,
-            world_model_size=self.world_model_size,
-            latent_dim=self.latent_dim,
-            world_model_kwargs=self.world_model_kwargs,
-            world_model_config=self.world_model_config,
+            world_model=dataclasses.asdict(self.world_model.config),
             task=self.task,
             n_critics=self.n_critics,
             log_std_init=self.log_std_init,
@@ -381,7 +336,7 @@ class CnnPolicy(PWMPolicy):
     world model's encoder. Its arguments are those of :class:`PWMPolicy`.
     """
 
-    usual_features_extractor = NatureCNN
+    default_features_extractor_class = NatureCNN
 
 
 class MultiInputPolicy(PWMPolicy):
@@ -390,7 +345,7 @@ class MultiInputPolicy(PWMPolicy):
     entries together into the world model's encoder (CombinedExtractor). Its arguments are those of :class:`PWMPolicy`.
     """
 
-    usual_features_extractor = CombinedExtractor
+    default_features_extractor_class = CombinedExtractor
 
 
 def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None) -> dict[str, list[int]]:

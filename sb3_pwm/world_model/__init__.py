@@ -1,6 +1,7 @@
 """The world model and its loss."""
 
+from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.losses import WorldModelLoss, world_model_loss
-from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
+from sb3_pwm.world_model.model import WorldModel
 
 __all__ = ["WorldModel", "WorldModelConfig", "WorldModelLoss", "world_model_loss"]

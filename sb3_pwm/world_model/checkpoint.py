@@ -1,50 +1,43 @@
-"""World models on disk: one safetensors file, the configuration as JSON in its metadata; nothing is unpickled."""
+"""World models on disk: one safetensors file with the configuration as JSON in its metadata. Nothing is unpickled."""
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch as th
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from sb3_pwm.common.files import replacing
-
-if TYPE_CHECKING:
-    from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.common.files import atomic_write
 
 CONFIG_KEY = "sb3_pwm.world_model_config"
 
 
-def save_world_model(world_model: "WorldModel", path: str | Path) -> None:
+def write_checkpoint(path: str | Path, config: Mapping[str, Any], state: Mapping[str, th.Tensor]) -> None:
     """
-    Write a world model; an existing file is replaced only when the new one is complete.
+    Write a world model. An existing file is replaced only when the new one is complete.
 
-    :param world_model: The model.
-    :param path: Where to write it; folders are made as needed.
+    :param path: The file; its folders are made as needed.
+    :param config: Fields of the world model's configuration.
+    :param state: State dict of the world model.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in world_model.state_dict().items()}
-    data = save(tensors, metadata={CONFIG_KEY: json.dumps(dataclasses.asdict(world_model.config))})
-    with replacing(path) as file:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    data = save(tensors, metadata={CONFIG_KEY: json.dumps(dict(config))})
+    with atomic_write(path) as file:
         file.write(data)
 
 
-def load_world_model(path: str | Path, device: th.device | str = "cpu") -> "WorldModel":
+def read_checkpoint(path: str | Path, device: th.device | str = "cpu") -> tuple[dict[str, Any], dict[str, th.Tensor]]:
     """
-    Read what :func:`save_world_model` wrote, or a world model of the TD-MPC2 and PWM releases.
+    Read what :func:`write_checkpoint` wrote.
 
-    :param path: The file; ``*.pt`` is read by :func:`~sb3_pwm.world_model.tdmpc2.import_world_model`.
-    :param device: Device of the model's parameters.
-    :return: The model.
+    :param path: The file.
+    :param device: Device of the tensors.
+    :return: Fields of the configuration, and the state dict.
     :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it is not a whole world model of either kind; the message names the file and the reason.
+    :raises ValueError: If it is not a whole world model's file; the message names the file and the reason.
     """
-    from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
-    from sb3_pwm.world_model.tdmpc2 import import_world_model
-
-    if Path(path).suffix in (".pt", ".pth"):
-        return import_world_model(path, device=device)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no world model file {path}.")
     try:
@@ -56,8 +49,9 @@ def load_world_model(path: str | Path, device: th.device | str = "cpu") -> "Worl
     if CONFIG_KEY not in metadata:
         raise ValueError(f"{path} holds no world model configuration: it was not written by WorldModel.save().")
     try:
-        world_model = WorldModel(WorldModelConfig(**json.loads(metadata[CONFIG_KEY]))).to(device)
-        world_model.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} holds a world model that does not fit its configuration: {error}") from error
-    return world_model
+        config = json.loads(metadata[CONFIG_KEY])
+    except ValueError as error:
+        raise ValueError(f"{path} holds a world model configuration that is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a world model configuration that is not a dictionary: {config!r}.")
+    return config, tensors

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch as th
 import torch.nn.functional as F
 
-from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.rollout import rollout
 
 
 class WorldModelLoss(NamedTuple):
@@ -19,22 +20,22 @@ class WorldModelLoss(NamedTuple):
     termination: th.Tensor
 
 
-def open_loop(
+def predict_sequence(
     world_model: WorldModel, batch: SequenceBatch, step: Callable[..., th.Tensor] = WorldModel.next
 ) -> tuple[th.Tensor, th.Tensor]:
     """
+    Predict real sequences open loop, from their first observations.
+
     :param world_model: The model.
     :param batch: The sequences.
     :param step: :meth:`WorldModel.next`, or a compiled form of it.
-    :return: Latents ``(H + 1, B, Z)``, the first one encoded and the others predicted along the actions that were
-        taken; and their targets, the encodings of the true next observations without gradient, ``(H, B, Z)``.
+    :return: Predicted latents ``(H + 1, B, Z)``, the first of which are encoded, and their targets ``(H, B, Z)``, the
+        encodings of the true next observations without gradient.
     """
     with th.no_grad():
         targets = world_model.encode(batch.observations[1:], batch.task)
-    latents = [world_model.encode(batch.observations[0], batch.task)]
-    for actions in batch.actions:
-        latents.append(step(world_model, latents[-1], actions, batch.task))
-    return th.stack(latents), targets
+    start = world_model.encode(batch.observations[0], batch.task)
+    return rollout(world_model, start, batch.actions, batch.task, step), targets
 
 
 def prediction_errors(
@@ -79,7 +80,7 @@ def world_model_loss(
     each predicted latent is the encoding of the true next observation, without gradient.
 
     :param world_model: The model.
-    :param batch: Sequences of H steps, see :class:`~sb3_pwm.data.batch.SequenceBatch`.
+    :param batch: Sequences of H steps, see :class:`~sb3_pwm.data.types.SequenceBatch`.
     :param rho: Weight of step t is ``rho ** t``.
     :param dynamics_coef: Coefficient of the latent's squared error (mean over its dimensions).
     :param reward_coef: Coefficient of the reward's loss.
@@ -89,7 +90,7 @@ def world_model_loss(
     :param errors: :func:`prediction_errors`, or a compiled form of it.
     :return: The loss and its parts, each a weighted sum over the steps divided by H, averaged over the batch.
     """
-    latents, targets = open_loop(world_model, batch, step)
+    latents, targets = predict_sequence(world_model, batch, step)
     step_errors = errors(world_model, latents, targets, batch, termination)
 
     horizon, batch_size = batch.mask.shape

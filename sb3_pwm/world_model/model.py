@@ -3,123 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 
 from sb3_pwm.common.layers import SimNorm, at_least_float32, mlp
-from sb3_pwm.world_model.checkpoint import load_world_model, save_world_model
+from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
+from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
+from sb3_pwm.world_model.tdmpc2 import read_tdmpc2
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "mish": nn.Mish,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
-"""Names of hidden activations."""
-REWARD_HEADS = ("two_hot", "scalar")
-
-# Sizes of the TD-MPC2 release (arXiv 2310.16828, table 8), and below them one for learning a single task on a CPU.
-PRESETS: dict[str, dict[str, int]] = {
-    "200K": dict(encoder_dim=192, encoder_layers=2, mlp_dim=192, latent_dim=64),
-    "1M": dict(encoder_dim=256, encoder_layers=2, mlp_dim=384, latent_dim=128),
-    "5M": dict(encoder_dim=256, encoder_layers=2, mlp_dim=512, latent_dim=512),
-    "19M": dict(encoder_dim=1024, encoder_layers=3, mlp_dim=1024, latent_dim=768),
-    "48M": dict(encoder_dim=1792, encoder_layers=4, mlp_dim=1792, latent_dim=768),
-    "317M": dict(encoder_dim=4096, encoder_layers=5, mlp_dim=4096, latent_dim=1376),
-}
-
 Task = th.Tensor | int | str
-
-
-@dataclasses.dataclass(frozen=True)
-class WorldModelConfig:
-    """
-    Everything that fixes a world model's shape.
-
-    :param observation_dim: Size of the (flat) observation.
-    :param action_dim: Size of the (flat) action.
-    :param latent_dim: Size of the latent, Z; a multiple of ``simnorm_dim``.
-    :param encoder_dim: Width of the encoder's hidden layers.
-    :param encoder_layers: Number of layers of the encoder, its output layer included; at least 2.
-    :param mlp_dim: Width of the two hidden layers of dynamics, reward and termination.
-    :param simnorm_dim: Group size of :class:`~sb3_pwm.common.layers.SimNorm`.
-    :param reward_head: ``"two_hot"`` (cross-entropy over bins in symlog space) or ``"scalar"`` (squared error).
-    :param num_bins: Number of bins of the two-hot head.
-    :param bin_low: Centre of the first bin, in symlog units.
-    :param bin_high: Centre of the last bin, in symlog units.
-    :param termination: Whether there is a termination head; without it every step continues.
-    :param activation: Hidden activation, of :data:`ACTIVATIONS`: ``"mish"`` (TD-MPC2), ``"silu"``, ``"relu"``, ... On a
-        CPU ``"silu"`` takes a seventh of Mish's time for nearly the same function.
-    :param tasks: Names of the tasks of a multi-task model, in the order of their embedding rows; empty: single-task.
-    :param task_dim: Size of the task embedding.
-    :raises ValueError: If a field has no valid value; the message names it.
-    """
-
-    observation_dim: int
-    action_dim: int
-    latent_dim: int = 512
-    encoder_dim: int = 256
-    encoder_layers: int = 2
-    mlp_dim: int = 512
-    simnorm_dim: int = 8
-    reward_head: str = "two_hot"
-    num_bins: int = 101
-    bin_low: float = -10.0
-    bin_high: float = 10.0
-    termination: bool = False
-    activation: str = "mish"
-    tasks: tuple[str, ...] = ()
-    task_dim: int = 96
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        sizes = "observation_dim action_dim latent_dim encoder_dim encoder_layers mlp_dim simnorm_dim num_bins task_dim"
-        for name in sizes.split():
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"WorldModelConfig: {name} must be a positive integer, got {value!r}.")
-            object.__setattr__(self, name, int(value))  # spaces count in numpy integers, which JSON refuses
-        if self.latent_dim % self.simnorm_dim:
-            raise ValueError(
-                f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of "
-                f"simnorm_dim ({self.simnorm_dim})."
-            )
-        if self.encoder_layers < 2:
-            raise ValueError(f"WorldModelConfig: encoder_layers must be at least 2, got {self.encoder_layers}.")
-        if self.reward_head not in REWARD_HEADS:
-            raise ValueError(f"WorldModelConfig: reward_head must be one of {REWARD_HEADS}, got {self.reward_head!r}.")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"WorldModelConfig: activation must be one of {tuple(ACTIVATIONS)}, got {self.activation!r}."
-            )
-        if self.num_bins < 2 or not self.bin_low < self.bin_high:
-            raise ValueError(
-                "WorldModelConfig: the two-hot head needs num_bins >= 2 and bin_low < bin_high, "
-                f"got {self.num_bins}, {self.bin_low}, {self.bin_high}."
-            )
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"WorldModelConfig: tasks must be distinct, got {self.tasks}.")
-
-    @classmethod
-    def preset(cls, size: str, **fields: Any) -> "WorldModelConfig":
-        """
-        A configuration of one of TD-MPC2's model sizes, or the smaller one for a single task on a CPU.
-
-        :param size: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or ``"317M"``.
-        :param fields: ``observation_dim``, ``action_dim`` and any field that departs from the preset.
-        :raises ValueError: If the size is unknown.
-        """
-        if size not in PRESETS:
-            raise ValueError(f"Unknown world model size {size!r}: choose one of {', '.join(PRESETS)}.")
-        return cls(**{**PRESETS[size], **fields})
 
 
 class WorldModel(nn.Module):
@@ -154,7 +49,7 @@ class WorldModel(nn.Module):
         self.dynamics = mlp(step_in, hidden, config.latent_dim, activation_fn, SimNorm(config.simnorm_dim))
         reward_outputs = config.num_bins if config.reward_head == "two_hot" else 1
         self.reward_network = mlp(step_in, hidden, reward_outputs, activation_fn)
-        # A zero output layer starts the reward at the bins' centre: zero.
+        # A zero output layer starts the reward at the bins' center: zero.
         nn.init.zeros_(self.reward_network[-1].weight)  # type: ignore[arg-type]
         self.termination_network = mlp(latent_in, hidden, 1, activation_fn) if config.termination else None
 
@@ -238,19 +133,34 @@ class WorldModel(nn.Module):
 
         :param path: The file, by convention ``*.safetensors``.
         """
-        save_world_model(self, path)
+        write_checkpoint(path, dataclasses.asdict(self.config), self.state_dict())
 
     @classmethod
-    def load(cls, path: str | Path, device: th.device | str = "cpu") -> "WorldModel":
+    def load(
+        cls, path: str | Path, device: th.device | str = "cpu", tasks: Sequence[str] | None = None
+    ) -> "WorldModel":
         """
         Read a model that :meth:`save` wrote, or one of the TD-MPC2 and PWM releases.
 
-        :param path: The file; ``*.pt`` is a release's, see :func:`~sb3_pwm.world_model.tdmpc2.import_world_model`.
+        :param path: The file. ``*.pt`` and ``*.pth`` are files of the releases.
         :param device: Device of the model's parameters.
+        :param tasks: Names of a release's tasks, see :func:`~sb3_pwm.world_model.tdmpc2.read_tdmpc2`.
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If it is not a whole world model of either kind; the message names the file and the reason.
         """
-        return load_world_model(path, device)
+        if Path(path).suffix in (".pt", ".pth"):
+            config, state = read_tdmpc2(path, tasks)
+        elif tasks is not None:
+            raise ValueError(f"{path} holds the names of its tasks: leave tasks out.")
+        else:
+            config, state = read_checkpoint(path, device)
+        try:
+            world_model = cls(WorldModelConfig(**config)).to(device)
+            world_model.load_state_dict(state)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # torch's messages have many lines
+            raise ValueError(f"{path} holds a world model that does not fit its configuration: {reason}") from error
+        return world_model
 
     def task_index(self, task: str | int) -> int:
         """
@@ -271,7 +181,7 @@ class WorldModel(nn.Module):
         """
         Give the model a task that it has never seen, to be fine-tuned on: an embedding of its own.
 
-        Optimisers that were made before do not know the new embedding.
+        Optimizers that were made before do not know the new embedding.
 
         :param name: The task's name.
         :param like: A task of the model whose embedding it begins with; None: the mean of all.

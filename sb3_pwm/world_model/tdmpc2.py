@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 
 from sb3_pwm.common.plain_tensors import load_plain_tensors
-
-if TYPE_CHECKING:
-    from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.tasks import SUITES
 
 # Our names of the releases' networks. What else their files hold (policy, Q-functions, masks) is not the world model.
 _NETWORKS = {"_encoder.state.": "encoder.", "_dynamics.": "dynamics.", "_reward.": "reward_network."}
@@ -21,33 +19,25 @@ _EMBEDDING = "_task_emb.weight"
 _CONTAINERS = ("model", "world_model")
 
 
-def import_world_model(
-    path: str | Path, tasks: Sequence[str] | None = None, device: th.device | str = "cpu"
-) -> WorldModel:
+def read_tdmpc2(path: str | Path, tasks: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
     """
     Read a world model that TD-MPC2 or PWM has released or trained, of one task or many, in either of their key layouts.
 
     :param path: The .pt file.
-    :param tasks: Names of the tasks, in the order of the model's embeddings; None: MT30's or MT80's where there are 30
-        or 80 of them, else ``"task-0"``, ``"task-1"`` and so on.
-    :param device: Device of the model's parameters.
-    :return: The model. It has no termination head; the releases have none.
+    :param tasks: Names of the tasks, in the order of the model's embeddings. None: the names of MT30 or MT80 for a
+        model of 30 or 80 tasks, else ``"task-0"``, ``"task-1"`` and so on.
+    :return: Fields of the world model's configuration, and its state dict under this package's names. The model has no
+        termination head, as the releases have none.
     :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it holds anything but plain tensors, or is no such world model; the message says what.
+    :raises ValueError: If it holds anything but plain tensors, or no such world model; the message gives the reason.
     """
-    from sb3_pwm.world_model.model import WorldModel, WorldModelConfig
-
     tensors = _read_tensors(Path(path))
     try:
-        config, state = _translate(tensors, tasks)
-        world_model = WorldModel(WorldModelConfig(**config)).to(device)
-        world_model.load_state_dict(state)
+        return _translate(tensors, tasks)
     except KeyError as error:
         raise ValueError(f"{path} is no world model of TD-MPC2 or PWM: it has no {error.args[0]}.") from error
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())  # torch's are of many lines
-        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM that this package knows: {reason}") from error
-    return world_model
+    except ValueError as error:
+        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM that this package knows: {error}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, th.Tensor]:
@@ -115,8 +105,6 @@ def _translate(
 
 
 def _task_names(number: int, tasks: Sequence[str] | None) -> tuple[str, ...]:
-    from sb3_pwm.envs.suites import SUITES
-
     if tasks is not None:
         if len(tasks) != number:
             raise ValueError(f"it has {number} tasks; {len(tasks)} names were given.")

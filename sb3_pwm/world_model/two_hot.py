@@ -20,8 +20,8 @@ def two_hot(x: th.Tensor, num_bins: int, low: float, high: float) -> th.Tensor:
 
     :param x: ``(...)`` scalars in their own units; beyond ``symexp(low)`` and ``symexp(high)`` they count as the edge.
     :param num_bins: Number of bins, evenly spaced over ``[low, high]``.
-    :param low: Centre of the first bin, in symlog units.
-    :param high: Centre of the last bin, in symlog units.
+    :param low: Center of the first bin, in symlog units.
+    :param high: Center of the last bin, in symlog units.
     :return: ``(..., num_bins)``, non-negative, sum one over the last dimension.
     """
     position = (symlog(x).clamp(low, high) - low) * ((num_bins - 1) / (high - low))
@@ -34,10 +34,10 @@ def two_hot_decode(logits: th.Tensor, low: float, high: float) -> th.Tensor:
     """
     The scalar that a categorical distribution over the bins stands for.
 
-    :param logits: ``(..., num_bins)`` unnormalised log-probabilities.
-    :param low: Centre of the first bin, in symlog units.
-    :param high: Centre of the last bin, in symlog units.
-    :return: ``(...)``, in the scalar's own units: symexp of the expected bin centre.
+    :param logits: ``(..., num_bins)`` unnormalized log-probabilities.
+    :param low: Center of the first bin, in symlog units.
+    :param high: Center of the last bin, in symlog units.
+    :return: ``(...)``, in the scalar's own units: symexp of the expected bin center.
     """
     bins = th.linspace(low, high, logits.shape[-1], device=logits.device, dtype=logits.dtype)
     # Not a matrix product, which autocast would take in half precision
@@ -50,8 +50,8 @@ def two_hot_cross_entropy(logits: th.Tensor, x: th.Tensor, low: float, high: flo
 
     :param logits: ``(..., num_bins)``.
     :param x: ``(...)`` target scalars in their own units.
-    :param low: Centre of the first bin, in symlog units.
-    :param high: Centre of the last bin, in symlog units.
+    :param low: Center of the first bin, in symlog units.
+    :param high: Center of the last bin, in symlog units.
     :return: ``(...)``, at least zero.
     """
     target = two_hot(x, logits.shape[-1], low, high)

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import sb3_pwm
 from sb3_pwm.envs import register_envs
 from sb3_pwm.pwm import PWM
 from sb3_pwm.zoo.search_space import convert_pwm_params, sample_pwm_params
@@ -14,7 +13,7 @@ from sb3_pwm.zoo.search_space import convert_pwm_params, sample_pwm_params
 
 def _find_hyperparams_file() -> Path:
     # Inside the installed package, or beside it in a checkout: where rl-zoo3 looks for its own files, too.
-    package = Path(sb3_pwm.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "hyperparams" / "pwm.yml"
     return installed if installed.is_file() else package.parent / "hyperparams" / "pwm.yml"
 

@@ -7,21 +7,15 @@ from torch import nn
 if TYPE_CHECKING:
     import optuna
 
-# rl-zoo3 replaces policy_kwargs as a whole while it tunes, so each size says everything that depends on it. None is
-# larger than 1M, and long horizons and large batches are rare: a study on a CPU must be able to finish.
+# Each size says all that depends on it, since rl-zoo3 replaces policy_kwargs as a whole while it tunes. None is larger
+# than 1M, and long horizons and large batches are rare: a study on a CPU must be able to finish.
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": dict(
-        world_model_size="1M",
-        latent_dim=64,
-        world_model_kwargs=dict(encoder_dim=128, mlp_dim=256),
+        world_model=dict(size="1M", latent_dim=64, encoder_dim=128, mlp_dim=256),
         net_arch=dict(pi=[128, 64], vf=[128, 64]),
     ),
-    "medium": dict(
-        world_model_size="1M",
-        world_model_kwargs=dict(mlp_dim=256),
-        net_arch=dict(pi=[256, 128], vf=[256, 128]),
-    ),
-    "big": dict(world_model_size="1M", net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
+    "medium": dict(world_model=dict(size="1M", mlp_dim=256), net_arch=dict(pi=[256, 128], vf=[256, 128])),
+    "big": dict(world_model=dict(size="1M"), net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
 }
 ACTIVATION_FNS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -37,8 +31,10 @@ def convert_pwm_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     params["batch_size"] = 2 ** params.pop("batch_size_pow")
     # One update per round, whatever pwm.yml says: train_freq alone sets how many updates the steps pay for.
     params["gradient_steps"] = 1
+    networks = NETWORKS[params.pop("networks")]
+    params["world_model"] = dict(networks["world_model"])
     params["policy_kwargs"] = dict(
-        NETWORKS[params.pop("networks")], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
+        net_arch=networks["net_arch"], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
     )
     return params
 
@@ -64,12 +60,12 @@ def sample_pwm_params(
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 3e-3, log=True),
         "world_model_learning_rate": trial.suggest_float("world_model_learning_rate", 5e-5, 3e-3, log=True),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
-        "critic_epochs": trial.suggest_int("critic_epochs", 1, 4),
-        "critic_minibatches": trial.suggest_categorical("critic_minibatches", [1, 2, 4]),
+        "n_critic_epochs": trial.suggest_int("n_critic_epochs", 1, 4),
+        "n_critic_minibatches": trial.suggest_categorical("n_critic_minibatches", [1, 2, 4]),
         "replay_critic_coef": trial.suggest_categorical("replay_critic_coef", [0.0, 0.3, 1.0]),
         # These two count offline only.
-        "behaviour_coef": trial.suggest_float("behaviour_coef", 0.1, 10.0, log=True),
-        "behaviour_temperature": trial.suggest_float("behaviour_temperature", 0.2, 2.0, log=True),
+        "bc_coef": trial.suggest_float("bc_coef", 0.1, 10.0, log=True),
+        "bc_temperature": trial.suggest_float("bc_temperature", 0.2, 2.0, log=True),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
         "ent_coef": trial.suggest_categorical("ent_coef", ["auto_0.03", 0.0, 1e-3, 1e-2, 3e-2, 1e-1]),

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
-from sb3_pwm.data.batch import SequenceBatch
-from sb3_pwm.data.dataset import Episode
+from sb3_pwm.common.version import FILE_FORMAT, check_file_format
+from sb3_pwm.data.types import Episode, SequenceBatch
 
 
 def _cut_off(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
@@ -76,6 +76,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.allocated = False
+        self.has_terminations = False
+        """Whether the buffer was ever given an episode that terminated, wherever it came from"""
         self.storage = storage if floats and not optimize_memory_usage else "host"
         # With optimize_memory_usage, the last observations of the episodes that ended, by row and environment
         self._last_observations: dict[tuple[int, int], Any] = {}
@@ -167,12 +169,13 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         # The host's arrays say it all, and where it is loaded there may be another device.
-        state = {**self.__dict__, "_rows": None, "_on_device": None}
+        state = {**self.__dict__, "_rows": None, "_on_device": None, "file_format": FILE_FORMAT}
         if "_stored" in state:  # two views of one array would be written, and read, as two arrays
             del state["observations"], state["next_observations"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        check_file_format("The file", "replay buffer", state.get("file_format", 1))
         self.__dict__.update(state)
         if "_stored" in state:
             self._view(self._stored)
@@ -214,6 +217,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.timeouts[row] = np.reshape([info.get("TimeLimit.truncated", False) for info in infos], self.n_envs)
         else:
             self.timeouts[row] = 0.0
+        self.has_terminations = self.has_terminations or bool((self.dones[row] > self.timeouts[row]).any())
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
@@ -235,7 +239,7 @@ class SequenceReplayBuffer(ReplayBuffer):
                 last = map_observations(lambda array, env=env: array[row, env].copy(), self.next_observations)
                 self._last_observations[row, env] = last
 
-    def cut_episodes(self) -> None:
+    def truncate_episodes(self) -> None:
         """Say that what is added next does not follow from what was added last, since the environments were reset."""
         if self.size() == 0:
             return
@@ -273,7 +277,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             raise ValueError(f"The data has {n_steps} steps, the replay buffer room for {room}: raise buffer_size.")
         if not self.allocated:
             self._allocate()
-        self.cut_episodes()
+        self.truncate_episodes()
         dones, timeouts = np.zeros(n_steps, np.float32), np.zeros(n_steps, np.float32)
         last = np.cumsum([len(episode.rewards) for episode in episodes]) - 1
         dones[last] = 1.0
@@ -312,11 +316,12 @@ class SequenceReplayBuffer(ReplayBuffer):
                 self._keep_last_observations(row)
         # Not before: they may lie where an episode's last observation has just been.
         map_observations(put, self.observations, steps["observations"])
+        self.has_terminations = self.has_terminations or bool((self.dones[rows] > self.timeouts[rows]).any())
         self.full = self.full or rows.stop == self.buffer_size
         self.pos = rows.stop % self.buffer_size
         self._rows = None  # the device's copy is made anew when it is needed
 
-    def spread(self, n_envs: int) -> "SequenceReplayBuffer":
+    def resize_n_envs(self, n_envs: int) -> "SequenceReplayBuffer":
         """
         :param n_envs: Another number of environments.
         :return: A buffer for so many, with the same steps; episodes are cut off where a column begins or ends.
@@ -384,7 +389,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         :param batch_size: Number of sequences, B.
         :param horizon: Number of steps in a sequence, H.
-        :param env: VecNormalize whose statistics normalise observations and rewards, if any.
+        :param env: VecNormalize whose statistics normalize observations and rewards, if any.
         :return: The sequences, on the buffer's device.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
@@ -411,8 +416,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         observations = map_observations(lambda *parts: np.concatenate(parts), first, after)
         rewards = self._normalize_reward(self.rewards[steps, envs], env)
         arrays = (self.actions[steps, envs], rewards, self.dones[steps, envs], self.timeouts[steps, envs])
-        normalised = self._normalize_obs(observations, env)
-        return map_observations(self._from_host, normalised), *(self._from_host(array) for array in arrays)
+        normalized = self._normalize_obs(observations, env)
+        return map_observations(self._from_host, normalized), *(self._from_host(array) for array in arrays)
 
     def _from_host(self, array: np.ndarray) -> th.Tensor:
         """:param array: A fresh one (fancy indexing copies). :return: The same on the device."""

@@ -5,25 +5,23 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_pwm.common.files import replacing
-
-if TYPE_CHECKING:
-    from sb3_pwm.pwm.policies import PWMPolicy
+from sb3_pwm.common.files import atomic_write
 
 SUFFIXES = (".onnx", ".pt")
 
 
-class Normalisation(nn.Module):
+class Normalization(nn.Module):
     """
     What VecNormalize does to an observation.
 
@@ -52,18 +50,18 @@ class DeterministicPolicy(nn.Module):
     Raw observations in, the environment's actions out; what ``predict(..., deterministic=True)`` computes.
 
     :param policy: The policy; it is copied.
-    :param vec_normalize: The normalisation that its observations pass through first, if any; its statistics are copied.
+    :param vec_normalize: The normalization that its observations pass through first, if any; its statistics are copied.
     """
 
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, policy: PWMPolicy, vec_normalize: VecNormalize | None = None):
+    def __init__(self, policy: BasePolicy, vec_normalize: VecNormalize | None = None):
         super().__init__()
         space = policy.action_space
         assert isinstance(space, spaces.Box)
         optimizers = policy.actor_optimizer, policy.critic_optimizer, policy.world_model_optimizer
-        # Neither optimisers nor critics are copied: they are most of a policy's memory
+        # Neither optimizers nor critics are copied: they are most of a policy's memory
         left_out = {id(part): None for part in (*optimizers, policy.critic, policy.critic_target)}
         self.policy = copy.deepcopy(policy, left_out).to("cpu").eval()  # type: ignore[arg-type]
         self.policy.requires_grad_(False)
@@ -71,18 +69,18 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
         self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
         self.spaces = _named_spaces(policy.observation_space)
-        _check_normalisation(policy.observation_space, vec_normalize)
+        _check_normalization(policy.observation_space, vec_normalize)
         self.is_dict = isinstance(policy.observation_space, spaces.Dict)
-        self.normalisations = nn.ModuleList(_normalisation(name, vec_normalize) for name in self.spaces)
+        self.normalizations = nn.ModuleList(_normalization(name, vec_normalize) for name in self.spaces)
 
     def forward(self, *observations: th.Tensor) -> th.Tensor:
         """
         :param observations: ``(B, *observation)``; of a ``Dict`` its entries, in the order of the space's keys.
         :return: The environment's actions, ``(B, *action)``.
         """
-        normalised = [module(values) for module, values in zip(self.normalisations, observations, strict=True)]
-        named = dict(zip(self.spaces, normalised, strict=True))
-        unit = self.policy(named if self.is_dict else normalised[0], deterministic=True).reshape(-1, *self.low.shape)
+        normalized = [module(values) for module, values in zip(self.normalizations, observations, strict=True)]
+        named = dict(zip(self.spaces, normalized, strict=True))
+        unit = self.policy(named if self.is_dict else normalized[0], deterministic=True).reshape(-1, *self.low.shape)
         return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
 
 
@@ -91,8 +89,8 @@ def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observations": space}
 
 
-def _check_normalisation(space: spaces.Space, vec_normalize: VecNormalize | None) -> None:
-    """:raises ValueError: If the normalisation is none, or is one of other observations."""
+def _check_normalization(space: spaces.Space, vec_normalize: VecNormalize | None) -> None:
+    """:raises ValueError: If the normalization is none, or is one of other observations."""
     if vec_normalize is None:
         return
     if not isinstance(vec_normalize, VecNormalize):
@@ -105,7 +103,7 @@ def _check_normalisation(space: spaces.Space, vec_normalize: VecNormalize | None
         raise ValueError(f"vec_normalize is of observations of shape {theirs}, the policy's are {ours}.")
 
 
-def _normalisation(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
+def _normalization(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
     """Of an observation, or of a dictionary's entry of that name."""
     if vec_normalize is None or not vec_normalize.norm_obs:
         return nn.Identity()
@@ -115,7 +113,7 @@ def _normalisation(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
             return nn.Identity()
         statistics = statistics[name]
     assert isinstance(statistics, RunningMeanStd)
-    return Normalisation(statistics, vec_normalize.epsilon, vec_normalize.clip_obs)
+    return Normalization(statistics, vec_normalize.epsilon, vec_normalize.clip_obs)
 
 
 def _make_exportable(policy: nn.Module) -> None:
@@ -129,14 +127,14 @@ def _make_exportable(policy: nn.Module) -> None:
                 child.max_norm = None
 
 
-def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+def export_policy(policy: BasePolicy, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
     """
     Write the deterministic policy to a file, atomically.
 
     :param policy: The policy.
     :param path: The file: ``*.onnx`` (needs the packages onnx and onnxscript), or ``*.pt`` (TorchScript).
     :param vec_normalize: See :class:`DeterministicPolicy`.
-    :raises ValueError: If it has another ending, or the normalisation is of other observations.
+    :raises ValueError: If it has another ending, or the normalization is of other observations.
     :raises ImportError: If ONNX is not installed; the message says what to install.
     """
     path = Path(path)
@@ -144,7 +142,7 @@ def export_policy(policy: PWMPolicy, path: str | Path, vec_normalize: VecNormali
         raise ValueError(f"{path} must end in .onnx or, for TorchScript, .pt.")
     model = DeterministicPolicy(policy, vec_normalize).eval()
     examples = tuple(_example(space) for space in model.spaces.values())
-    with replacing(path) as file, warnings.catch_warnings(), th.no_grad():
+    with atomic_write(path) as file, warnings.catch_warnings(), th.no_grad():
         warnings.filterwarnings("ignore", category=th.jit.TracerWarning)
         for category in (DeprecationWarning, FutureWarning):  # of torch and Python, about each other
             warnings.filterwarnings("ignore", category=category)

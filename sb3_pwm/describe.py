@@ -3,7 +3,7 @@ What data sets hold: a table, and a picture of the episodes' returns.
 
 ::
 
-    python -m sb3_pwm.data.describe data --out returns.png
+    python -m sb3_pwm.describe data --out returns.png
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pwm.common.files import replacing, with_suffix
-from sb3_pwm.data.minari_files import default_folder, find_datasets, iterate_episodes, open_dataset
+from sb3_pwm.common.files import atomic_write, with_suffix
+from sb3_pwm.data.readers.minari import default_folder, find_datasets, iterate_episodes, open_dataset
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -34,7 +34,7 @@ class Description:
     :param action_dim: Size of its action.
     :param success: Whether each episode had success at any step, for those where the task says so; None if none does.
     :param size: Bytes on disk.
-    :param behaviours: What acted, as :mod:`sb3_pwm.data.collect` writes it; "" where that is unknown.
+    :param behaviors: What acted, as :mod:`sb3_pwm.collect` writes it; "" where that is unknown.
     """
 
     dataset_id: str
@@ -44,7 +44,7 @@ class Description:
     action_dim: int
     success: NDArray[np.bool_] | None
     size: int
-    behaviours: str
+    behaviors: str
 
 
 def describe(path: str | Path) -> Description:
@@ -75,7 +75,7 @@ def describe(path: str | Path) -> Description:
         int(np.prod(dataset.action_space.shape or (0,))),
         np.array(successes) if successes else None,
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-        str(dataset.storage.metadata.get("behaviours", "")),
+        str(dataset.storage.metadata.get("behaviors", "")),
     )
 
 
@@ -131,7 +131,7 @@ def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> No
     for ax in axes[-1]:
         ax.set_xlabel("return", fontsize=7)
     figure.tight_layout(pad=0.5)
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         figure.savefig(file, dpi=110, format="png")
 
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from tqdm import tqdm
 
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_pwm.data.describe",
+        prog="python -m sb3_pwm.describe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,10 +1,13 @@
-"""A clear answer to a misspelt keyword, and to a value that its argument cannot have."""
+"""A clear answer to a misspelled keyword, and to a value that its argument cannot have."""
 
 import difflib
 import inspect
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 
 def reject_unknown_keywords(cls: type, keywords: dict[str, Any], known: dict[str, str] | None = None) -> None:
@@ -54,6 +57,18 @@ def check_number(
     raise ValueError(f"{name} must be {' '.join([kind, ' and '.join(limits)]).rstrip()}, got {value!r}.")
 
 
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """
+    :param name: Name of the argument, for the error.
+    :param value: The value that it was given.
+    :param choices: The values that it may have.
+    :raises ValueError: If the value is none of them.
+    """
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        *others, last = (repr(choice).replace("'", '"') for choice in choices)
+        raise ValueError(f"{name} must be {', '.join(others)}{' or ' if others else ''}{last}, got {value!r}.")
+
+
 def check_subclass(name: str, value: Any, base: type, optional: bool = False) -> None:
     """
     :param name: The argument's name, for the error.
@@ -66,3 +81,22 @@ def check_subclass(name: str, value: Any, base: type, optional: bool = False) ->
         raise ValueError(
             f"{name} must be a subclass of {base.__module__.partition('.')[0]}'s {base.__name__}, got {value!r}."
         )
+
+
+def check_finite(quantity: str, values: Any, timestep: int, first_env: int = 0) -> None:
+    """
+    :param quantity: Name of the quantity, for the error.
+    :param values: One row per environment: an array, or a dictionary of arrays.
+    :param timestep: Timestep that the values are of, for the error.
+    :param first_env: Number of the environment that the first row belongs to.
+    :raises ValueError: If a value is NaN or infinite; the message names the environment and the timestep.
+    """
+    named = values.items() if isinstance(values, dict) else [("", values)]
+    for name, array in named:
+        finite = np.isfinite(np.asarray(array))
+        if not finite.all():
+            env = first_env + int(np.argmin(finite.reshape(len(finite), -1).all(-1)))
+            raise ValueError(
+                f"The {quantity}{f' {name!r}' if name else ''} of environment {env} is NaN or infinite at step "
+                f"{timestep}: nothing of this step was stored; check the environment."
+            )

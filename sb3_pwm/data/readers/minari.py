@@ -1,12 +1,17 @@
-"""Data sets on disk: finding them below a folder, and opening them with errors that name what is wrong."""
+"""Minari data sets on disk: finding them below a folder, opening them with errors that name the fault, reading episodes."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pwm.data.types import Episode, SourceEpisode
 
 if TYPE_CHECKING:
     from minari import EpisodeData, MinariDataset
@@ -99,3 +104,44 @@ def iterate_episodes(dataset: MinariDataset, path: str | Path) -> Iterator[Episo
         except Exception as error:  # OSError, KeyError and others, by what is damaged
             raise ValueError(f"Episode {number} of {path} cannot be read: {error}.") from error
         yield episode
+
+
+def minari_episodes(ids_or_paths: Sequence[str | Path]) -> Iterator[SourceEpisode]:
+    """
+    :param ids_or_paths: See :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_minari`.
+    :return: The episodes, with actions scaled to [-1, 1].
+    :raises FileNotFoundError: If there is no such data set.
+    :raises ImportError: If Minari is not installed.
+    :raises ValueError: If a file is damaged or foreign, or its spaces are not flat boxes; the message names it.
+    """
+    for each in ids_or_paths:
+        local = default_folder() / each
+        for path in find_datasets(each if Path(each).is_dir() or not local.is_dir() else local):
+            yield from _minari_episodes(path)
+
+
+def _minari_episodes(path: Path) -> Iterator[SourceEpisode]:
+    dataset = open_dataset(path)
+    for name, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"{path} has {name} of {space}: only flat boxes can be used.")
+    low, high = dataset.action_space.low, dataset.action_space.high  # type: ignore[attr-defined]
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"{path} has actions without bounds, which cannot be scaled to [-1, 1].")
+    center, half_range = (high + low) / 2, (high - low) / 2
+    task = dataset.storage.metadata.get("task")
+    if not isinstance(task, str):
+        env_spec = dataset.spec.env_spec
+        task = dataset.spec.dataset_name if env_spec is None else env_spec.id.lower()
+    for number, episode in enumerate(iterate_episodes(dataset, path)):
+        actions = (np.asarray(episode.actions, np.float32) - center) / half_range
+        yield SourceEpisode(
+            task,
+            Episode(
+                np.asarray(episode.observations, np.float32),
+                actions.astype(np.float32),
+                np.asarray(episode.rewards, np.float32),
+                bool(episode.terminations[-1]) if len(episode.terminations) else False,
+            ),
+            f"episode {number} of {path}",
+        )

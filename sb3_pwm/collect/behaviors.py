@@ -11,6 +11,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer_episodes
+from sb3_pwm.data.types import check_episode
+from sb3_pwm.tasks import env_id
+
 Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Observation ``(O,)`` to action ``(A,)``."""
 
@@ -18,7 +22,7 @@ KINDS = ("random", "expert", "policy", "replay")
 
 
 @dataclasses.dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """
     What acts in an episode.
 
@@ -28,7 +32,7 @@ class Behaviour:
         buffer of ``"replay"``: such a folder, written with ``--save-replay-buffer``, or the buffer's pkl file. In both,
         ``{env}`` stands for the task's environment id.
     :param noise: Standard deviation of Gaussian noise on the actions; none for ``"replay"``.
-    :param weight: Share of the episodes, relative to the other behaviours'.
+    :param weight: Share of the episodes, relative to the other behaviors'.
     """
 
     kind: str
@@ -37,7 +41,7 @@ class Behaviour:
     weight: float = 1.0
 
     @classmethod
-    def parse(cls, text: str) -> Behaviour:
+    def parse(cls, text: str) -> Behavior:
         """
         :param text: ``random``, ``expert``, ``expert:NOISE``, ``policy:PATH``, ``policy:PATH:NOISE`` or
             ``replay:PATH``; each may end in ``=WEIGHT``.
@@ -47,17 +51,17 @@ class Behaviour:
         kind, *parts = body.split(":")
         try:
             noise = float(parts.pop()) if parts and kind != "random" and _is_number(parts[-1]) else 0.0
-            behaviour = cls(kind, ":".join(parts), noise, float(weight or 1.0))
+            behavior = cls(kind, ":".join(parts), noise, float(weight or 1.0))
         except ValueError:
-            behaviour = cls("?")
-        valid = behaviour.kind in KINDS and (behaviour.kind in ("policy", "replay")) == bool(behaviour.source)
-        replays_noise = behaviour.kind == "replay" and behaviour.noise > 0.0
-        if not valid or replays_noise or behaviour.noise < 0.0 or not behaviour.weight > 0.0:
+            behavior = cls("?")
+        valid = behavior.kind in KINDS and (behavior.kind in ("policy", "replay")) == bool(behavior.source)
+        replays_noise = behavior.kind == "replay" and behavior.noise > 0.0
+        if not valid or replays_noise or behavior.noise < 0.0 or not behavior.weight > 0.0:
             raise ValueError(
-                f"{text!r} is no behaviour: give random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH, "
+                f"{text!r} is no behavior: give random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH, "
                 "each with =WEIGHT or without."
             )
-        return behaviour
+        return behavior
 
     def __str__(self) -> str:
         parts = [self.kind, self.source, f"{self.noise:g}" if self.noise else ""]
@@ -72,39 +76,36 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def make_policy(behaviour: Behaviour, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
+def make_policy(behavior: Behavior, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
     """
-    :param behaviour: What acts; not ``"replay"``, see :func:`replayed_episodes`.
+    :param behavior: What acts; not ``"replay"``, see :func:`replayed_episodes`.
     :param task: The task, as the releases spell it.
     :param env: Its environment.
     :return: Actions of observations; noise is added elsewhere.
-    :raises ValueError: If the behaviour does not exist for the task, or its model does not fit it.
+    :raises ValueError: If the behavior does not exist for the task, or its model does not fit it.
     :raises FileNotFoundError: If its model is not there.
     """
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
-    if behaviour.kind == "random":
+    if behavior.kind == "random":
         return lambda _: space.sample()
-    if behaviour.kind == "expert":
+    if behavior.kind == "expert":
         if not task.startswith("mw-"):
             raise ValueError(f"{task} has no scripted expert, only Meta-World's tasks have: use policy:PATH.")
         from metaworld import policies
 
         expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]
         return lambda observation: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
-    return _load_policy(source_path(behaviour, task), task, env)
+    return _load_policy(source_path(behavior, task), task, env)
 
 
-def source_path(behaviour: Behaviour, task: str) -> Path:
-    """:param behaviour: With a source. :param task: The task. :return: The source's path for that task."""
-    # Here and below not at import: data lies below envs, and only collecting needs them.
-    from sb3_pwm.envs import env_id
-
-    return Path(behaviour.source.replace("{env}", env_id(task)))
+def source_path(behavior: Behavior, task: str) -> Path:
+    """:param behavior: With a source. :param task: The task. :return: The source's path for that task."""
+    return Path(behavior.source.replace("{env}", env_id(task)))
 
 
 def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
-    """The deterministic actions of a model that rl-zoo3 has written, with its normalisation of observations."""
+    """The deterministic actions of a model that rl-zoo3 has written, with its normalization of observations."""
     import rl_zoo3.utils
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -131,15 +132,15 @@ def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
             f"{model.action_space.shape}; {task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
     statistics = folder / env_name / "vecnormalize.pkl"
-    normalise: Callable[[Any], Any] = lambda observation: observation  # noqa: E731
+    normalize: Callable[[Any], Any] = lambda observation: observation  # noqa: E731
     if statistics.is_file():
-        normalise = VecNormalize.load(str(statistics), DummyVecEnv([lambda: env])).normalize_obs
-    return lambda observation: model.predict(normalise(observation), deterministic=True)[0]
+        normalize = VecNormalize.load(str(statistics), DummyVecEnv([lambda: env])).normalize_obs
+    return lambda observation: model.predict(normalize(observation), deterministic=True)[0]
 
 
 Episode = dict[str, NDArray[Any]]
 """``observations (T + 1, O)``, ``actions (T, A)``, ``rewards (T,)``, ``terminations (T,)``, ``truncations (T,)``,
-``behaviour ()`` and, where the task defines it, ``success (T,)``."""
+``behavior ()`` and, where the task defines it, ``success (T,)``."""
 
 
 def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence) -> Episode:
@@ -148,7 +149,7 @@ def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed
     :param policy: See :func:`make_policy`.
     :param noise: Standard deviation of the noise on its actions.
     :param seed: Decides the episode's start, its random actions and the noise.
-    :return: The episode, without its ``behaviour``.
+    :return: The episode, without its ``behavior``.
     """
     start, actions_seed, noise_seed = (int(word) for word in seed.generate_state(3))
     env.action_space.seed(actions_seed)
@@ -193,10 +194,6 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
     :raises ValueError: If it is another environment's or not such a buffer, or holds no whole episode or a value that
         is not finite.
     """
-    from sb3_pwm.data.dataset import check_episode
-    from sb3_pwm.data.sources import read_replay_buffer, replay_buffer_episodes
-    from sb3_pwm.envs import env_id
-
     file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
     # Two tasks of the same body fit each other but for the rewards: rl-zoo3's folder says whose these are.
     trained, _, run = file.parent.name.rpartition("_")

@@ -3,10 +3,10 @@ Collect data sets to pretrain world models on, one Minari data set per task.
 
 ::
 
-    python -m sb3_pwm.data.collect --suite mt30 --steps 20000 --out data --processes 2
-    python -m sb3_pwm.data.collect --tasks mw-reach mw-push --behaviour random expert:0.3=2 --steps 5000 --out data
-    python -m sb3_pwm.data.collect --tasks walker-walk walker-run --steps 20000 --out data \
-        --behaviour replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
+    python -m sb3_pwm.collect --suite mt30 --steps 20000 --out data --processes 2
+    python -m sb3_pwm.collect --tasks mw-reach mw-push --behavior random expert:0.3=2 --steps 5000 --out data
+    python -m sb3_pwm.collect --tasks walker-walk walker-run --steps 20000 --out data \
+        --behavior replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
 
 An interrupted command goes on where it was when it is given again: every episode depends on its number only, and is
 kept as soon as it is complete. ``MINARI_DATASETS_PATH=data minari list local`` shows what is there.
@@ -33,8 +33,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from sb3_pwm.common.files import replacing
-from sb3_pwm.data.behaviours import Behaviour, Episode, make_policy, replayed_episodes, run_episode, source_path
+from sb3_pwm.collect.behaviors import Behavior, Episode, make_policy, replayed_episodes, run_episode, source_path
+from sb3_pwm.common.files import atomic_write
+from sb3_pwm.envs import register_envs
+from sb3_pwm.tasks import SUITES, env_id, task_name
 
 # Steps that are written to one file while a task is collected, and lost at most when the command is killed.
 SHARD_STEPS = 2_000
@@ -48,14 +50,14 @@ class Job:
 
     :param task: As the releases spell it, e.g. ``"walker-walk"``.
     :param steps: Agent steps, at least; the last episode is complete.
-    :param behaviours: What acts, by weight.
+    :param behaviors: What acts, by weight.
     :param seed: Seed of the task's episodes.
     :param folder: Where the parts lie until all are there.
     """
 
     task: str
     steps: int
-    behaviours: tuple[Behaviour, ...]
+    behaviors: tuple[Behavior, ...]
     seed: int
     folder: Path
 
@@ -64,13 +66,13 @@ class Job:
         """What must be the same for an interrupted collection to go on."""
         return {
             "task": self.task,
-            "behaviours": [[str(behaviour), behaviour.weight] for behaviour in self.behaviours],
+            "behaviors": [[str(behavior), behavior.weight] for behavior in self.behaviors],
             "seed": self.seed,
         }
 
 
-def behaviour_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
-    """:param weights: Of the behaviours. :return: Which one acts in episode 0, 1, ..., as near to them as can be."""
+def behavior_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
+    """:param weights: Of the behaviors. :return: Which one acts in episode 0, 1, ..., as near to them as can be."""
     shares = np.array(weights) / np.sum(weights)
     counts = np.zeros(len(shares))
     for n in range(1, sys.maxsize):
@@ -106,28 +108,26 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
     :param progress: Called with the steps that are there, then with those of each new episode.
     :raises ValueError: If what is there was collected with other settings, or a file of it is damaged.
     """
-    from sb3_pwm.envs import env_id, register_envs
-
     register_envs()
     job.folder.mkdir(parents=True, exist_ok=True)
     settings = job.folder / "settings.json"
     if settings.is_file() and json.loads(settings.read_text()) != job.settings:
         raise ValueError(f"{job.folder} was collected with other settings: give them again, or --overwrite.")
     if not settings.is_file():
-        with replacing(settings) as file:
+        with atomic_write(settings) as file:
             file.write(json.dumps(job.settings).encode())
     before = read_shards(job.folder)
     n_steps, n_episodes = sum(len(episode["rewards"]) for episode in before), len(before)
     progress(n_steps)
 
     env = gymnasium.make(env_id(job.task))
-    sources = [_episodes(behaviour, job, env) for behaviour in job.behaviours]
-    draws = _draws(job.behaviours, [None if callable(source) else len(source) for source in sources])
+    sources = [_episodes(behavior, job, env) for behavior in job.behaviors]
+    draws = _draws(job.behaviors, [None if callable(source) else len(source) for source in sources])
     shard: list[Episode] = []
 
     def save() -> None:
         arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
-        with replacing(job.folder / f"{n_episodes - len(shard):08d}.npz") as file:
+        with atomic_write(job.folder / f"{n_episodes - len(shard):08d}.npz") as file:
             np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
         shard.clear()
 
@@ -142,7 +142,7 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
             episode = source(np.random.SeedSequence([job.seed, n, *job.task.encode()]))
         else:
             episode = source[count]
-        shard.append({**episode, "behaviour": np.array(chosen)})
+        shard.append({**episode, "behavior": np.array(chosen)})
         n_episodes += 1
         n_steps += len(episode["rewards"])
         progress(len(episode["rewards"]))
@@ -154,26 +154,26 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
 
 
 def _episodes(
-    behaviour: Behaviour, job: Job, env: gymnasium.Env[Any, Any]
+    behavior: Behavior, job: Job, env: gymnasium.Env[Any, Any]
 ) -> Callable[[np.random.SeedSequence], Episode] | list[Episode]:
     """:return: What makes an episode from a seed, or the episodes of a replay buffer in the order they are taken in."""
-    if behaviour.kind != "replay":
-        policy = make_policy(behaviour, job.task, env)
-        return lambda seed: run_episode(env, policy, behaviour.noise, seed)
-    episodes = replayed_episodes(source_path(behaviour, job.task), job.task, env)
+    if behavior.kind != "replay":
+        policy = make_policy(behavior, job.task, env)
+        return lambda seed: run_episode(env, policy, behavior.noise, seed)
+    episodes = replayed_episodes(source_path(behavior, job.task), job.task, env)
     # Not in the learner's order: where fewer are wanted than there are, they are of all stages of learning.
     order = np.random.default_rng([job.seed, *job.task.encode()]).permutation(len(episodes))
     return [episodes[number] for number in order]
 
 
-def _draws(behaviours: Sequence[Behaviour], available: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+def _draws(behaviors: Sequence[Behavior], available: Sequence[int | None]) -> Iterator[tuple[int, int]]:
     """
-    :param behaviours: What acts.
+    :param behaviors: What acts.
     :param available: How many episodes each has; None for any number.
     :return: Which one acts in episode 0, 1, ... and how many episodes it had before, until none has any left.
     """
-    counts = [0] * len(behaviours)
-    for chosen in behaviour_of_each_episode([behaviour.weight for behaviour in behaviours]):
+    counts = [0] * len(behaviors)
+    for chosen in behavior_of_each_episode([behavior.weight for behavior in behaviors]):
         if all(limit is not None and count >= limit for count, limit in zip(counts, available, strict=True)):
             return
         limit = available[chosen]
@@ -194,8 +194,6 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.namespace import create_namespace, list_local_namespaces
-
-    from sb3_pwm.envs import env_id
 
     episodes = read_shards(job.folder)
     # A replay buffer does not say what was a success; beside episodes that do say it, it is not a number there.
@@ -218,11 +216,11 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
         for number, episode in enumerate(episodes)
     ]
     returns = np.array([episode["rewards"].sum() for episode in episodes])
-    names = [str(job.behaviours[int(episode["behaviour"])]) for episode in episodes]
+    names = [str(job.behaviors[int(episode["behavior"])]) for episode in episodes]
     statistics: dict[str, Any] = {
         "task": job.task,
         "seed": job.seed,
-        "behaviours": ", ".join(f"{name} ({names.count(name)} episodes)" for name in dict.fromkeys(names)),
+        "behaviors": ", ".join(f"{name} ({names.count(name)} episodes)" for name in dict.fromkeys(names)),
         "return_mean": float(returns.mean()),
         "return_min": float(returns.min()),
         "return_max": float(returns.max()),
@@ -244,8 +242,8 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
                 dataset_id,
                 buffers,
                 env=gymnasium.spec(env_id(job.task)),
-                algorithm_name=statistics["behaviours"],
-                description=f"{job.task}, collected by python -m sb3_pwm.data.collect",
+                algorithm_name=statistics["behaviors"],
+                description=f"{job.task}, collected by python -m sb3_pwm.collect",
             )
         dataset.storage.update_metadata(statistics)
         os.environ["MINARI_DATASETS_PATH"] = str(out)
@@ -267,7 +265,7 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
 def read_statistics(path: Path) -> dict[str, Any]:
     """:param path: A data set's folder. :return: Its statistics, and how many ``episodes`` and ``steps`` it has."""
     metadata = json.loads((path / "data" / "metadata.json").read_text())
-    names = ("task", "seed", "behaviours", "return_mean", "return_min", "return_max", "success_rate")
+    names = ("task", "seed", "behaviors", "return_mean", "return_min", "return_max", "success_rate")
     statistics = {name: metadata[name] for name in names if name in metadata}
     return {**statistics, "episodes": metadata["total_episodes"], "steps": metadata["total_steps"]}
 
@@ -291,7 +289,7 @@ def collect(
     tasks: Sequence[str],
     steps: int,
     out: str | Path,
-    behaviours: Sequence[Behaviour] = (Behaviour("random"),),
+    behaviors: Sequence[Behavior] = (Behavior("random"),),
     processes: int = 1,
     seed: int = 0,
     namespace: str = "sb3-pwm",
@@ -303,7 +301,7 @@ def collect(
     :param tasks: Tasks as the releases spell them, or their environment ids.
     :param steps: Agent steps per task.
     :param out: Folder of the data sets, as ``MINARI_DATASETS_PATH`` names it to Minari.
-    :param behaviours: What acts, by weight.
+    :param behaviors: What acts, by weight.
     :param processes: Number of processes; a task is one process's.
     :param seed: Seed of everything.
     :param namespace: First part of the data sets' ids.
@@ -314,13 +312,11 @@ def collect(
     """
     from tqdm import tqdm
 
-    from sb3_pwm.envs.suites import task_name
-
     out = Path(out).resolve()
     names = [task_name(task) for task in tasks]
     ids = {name: f"{namespace}/{name}-v0" for name in names}
     partial = out / PARTIAL / namespace
-    jobs = [Job(name, steps, tuple(behaviours), seed, partial / name) for name in ids]
+    jobs = [Job(name, steps, tuple(behaviors), seed, partial / name) for name in ids]
     # What an interrupted command has finished already is its own, and kept; anything else is somebody's data.
     command = json.dumps({"steps": steps, "tasks": [job.settings for job in jobs]}).encode()
     # Of its own name: other commands may be at work beside this one, for other tasks.
@@ -335,7 +331,7 @@ def collect(
         raise FileExistsError(
             f"{out} already holds {', '.join(finished.values())}: choose another folder, or --overwrite."
         )
-    with replacing(marker) as file:
+    with atomic_write(marker) as file:
         file.write(command)
 
     results = {name: read_statistics(out / dataset_id) for name, dataset_id in finished.items()}
@@ -368,10 +364,8 @@ def collect(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line, see the module."""
-    from sb3_pwm.envs.suites import SUITES
-
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_pwm.data.collect",
+        prog="python -m sb3_pwm.collect",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -380,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("--suite", choices=tuple(SUITES), help="all tasks of a suite")
     parser.add_argument("--steps", type=int, required=True, help="agent steps per task")
     parser.add_argument(
-        "--behaviour", nargs="+", default=["random"], help="random, expert[:NOISE], policy:PATH[:NOISE], replay:PATH"
+        "--behavior", nargs="+", default=["random"], help="random, expert[:NOISE], policy:PATH[:NOISE], replay:PATH"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -394,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tasks,
             options.steps,
             options.out,
-            [Behaviour.parse(text) for text in options.behaviour],
+            [Behavior.parse(text) for text in options.behavior],
             options.processes,
             options.seed,
             options.suite or "sb3-pwm",

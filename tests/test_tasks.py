@@ -3,8 +3,18 @@
 import gymnasium
 import pytest
 
-from sb3_pwm.envs import IMAGE_TASKS, env_id, register_envs
-from sb3_pwm.envs.suites import MT30, MT80, dimensions, get_suite, normalised_score, published_scores, task_name
+from sb3_pwm.envs import register_envs
+from sb3_pwm.tasks import (
+    IMAGE_TASKS,
+    MT30,
+    MT80,
+    dimensions,
+    env_id,
+    get_suite,
+    normalized_score,
+    published_scores,
+    task_name,
+)
 
 register_envs()
 
@@ -42,10 +52,10 @@ def test_published_scores_cover_the_suites():
 
 
 def test_scores():
-    assert normalised_score("walker-walk", 950.0) == 0.95
-    assert normalised_score("mw-reach", 1800.0, success_rate=0.8) == 0.8
+    assert normalized_score("walker-walk", 950.0) == 0.95
+    assert normalized_score("mw-reach", 1800.0, success_rate=0.8) == 0.8
     with pytest.raises(ValueError, match="success_rate"):
-        normalised_score("mw-reach", 1800.0)
+        normalized_score("mw-reach", 1800.0)
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -1,5 +1,9 @@
-"""The suites MT30 and MT80 as data: tasks in the releases' order, their dimensions, how scores are normalised, and the
-scores that were published."""
+"""
+Every task of the package as plain data: names, environment ids, and the suites MT30 and MT80 with their dimensions.
+
+The names are written down here rather than asked of the simulators. Importing dm_control takes most of a second and
+opens a graphics library, which a program that merely imports the package should not pay for.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,82 @@ import difflib
 import functools
 from importlib import resources
 
-from sb3_pwm.envs.registration import (
-    CUSTOM_TASKS,
-    DM_CONTROL_TASKS,
-    META_WORLD_TASKS,
-    MUSCLE_TASKS,
-    env_id,
-    suite_env_id,
+DM_CONTROL_TASKS: dict[str, tuple[str, ...]] = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+"""Every task of dm_control's suite, by domain, in dm_control's own spelling."""
+
+CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
+    "walker": ("walk_backwards", "run_backwards"),
+    "cheetah": ("run_backwards", "run_front", "run_back", "jump"),
+    "hopper": ("hop_backwards",),
+    "reacher": ("three_easy", "three_hard"),
+    "ball_in_cup": ("spin",),
+    "pendulum": ("spin",),
+}
+"""The tasks that MT30 adds to dm_control's domains, see `sb3_pwm.envs.custom`."""
+
+MUSCLE_TASKS: dict[str, tuple[str, ...]] = {"muscle_humanoid": ("stand", "walk", "run")}
+"""The tasks of the humanoid with 152 muscles, see `sb3_pwm.envs.muscle_humanoid`."""
+
+META_WORLD_TASKS: tuple[str, ...] = (
+    *("assembly", "basketball", "button-press-topdown", "button-press-topdown-wall", "button-press"),
+    *("button-press-wall", "coffee-button", "coffee-pull", "coffee-push", "dial-turn"),
+    *("disassemble", "door-open", "door-close", "drawer-close", "drawer-open"),
+    *("faucet-open", "faucet-close", "hammer", "handle-press-side", "handle-press"),
+    *("handle-pull-side", "handle-pull", "lever-pull", "peg-insert-side", "peg-unplug-side"),
+    *("pick-out-of-hole", "pick-place", "pick-place-wall", "plate-slide", "plate-slide-side"),
+    *("plate-slide-back", "plate-slide-back-side", "push-back", "push", "push-wall"),
+    *("reach", "reach-wall", "shelf-place", "soccer", "stick-push"),
+    *("stick-pull", "sweep-into", "sweep", "window-open", "window-close"),
+    *("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert"),
 )
+"""Meta-World's 50 tasks, in the order in which the TD-MPC2 release counts them."""
+
+IMAGE_TASKS: dict[str, bool] = {"Pendulum-pixels": False, "Pendulum-dict": True}
+"""Pendulum-v1 seen as pictures, see `sb3_pwm.envs.pendulum_images`; True: with the velocity, as a ``Dict``."""
+
+# The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control, and our own.
+_USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass", "muscle_humanoid": "muscle-humanoid"}
+
+
+def env_id(task: str) -> str:
+    """Returns the environment id of a task.
+
+    :param task: The task as the TD-MPC2 and PWM releases spell it, e.g. ``"cup-catch"``.
+    :return: The id, e.g. ``"Cup-catch"``.
+    """
+    return f"{task[0].upper()}{task[1:]}"
+
+
+def suite_env_id(domain: str, task: str) -> str:
+    """Returns the environment id of a task of dm_control's suite, or of one that is added to it.
+
+    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
+    :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
+    :return: The id, e.g. ``"Cup-catch"`` or ``"Finger-turn-easy"``.
+    """
+    name = _USUAL_DOMAIN_NAMES.get(domain, domain)
+    return env_id(f"{name}-{task.replace('_', '-')}")
+
 
 _DM_CONTROL = (
     *("walker-stand", "walker-walk", "walker-run", "cheetah-run", "reacher-easy", "reacher-hard", "acrobot-swingup"),
@@ -141,7 +213,7 @@ def dimensions(task: str) -> tuple[int, int]:
     return _DIMENSIONS[max((prefix for prefix in _DIMENSIONS if name.startswith(prefix)), key=len)]
 
 
-def normalised_score(task: str, mean_return: float, success_rate: float | None = None) -> float:
+def normalized_score(task: str, mean_return: float, success_rate: float | None = None) -> float:
     """
     The score in [0, 1] that multi-task results are averages of (TD-MPC2, section 4).
 
@@ -162,11 +234,11 @@ def normalised_score(task: str, mean_return: float, success_rate: float | None =
 def published_scores(suite: str) -> dict[str, dict[str, float]]:
     """
     :param suite: ``"mt30"`` or ``"mt80"``.
-    :return: By task, the normalised scores of ``"pwm_48m"`` (arXiv 2407.02466, one world model of 48M for the suite)
+    :return: By task, the normalized scores of ``"pwm_48m"`` (arXiv 2407.02466, one world model of 48M for the suite)
         and ``"tdmpc2"`` (its authors' multi-task results).
     :raises ValueError: If there is no such suite.
     """
     name = get_suite(suite).name
-    text = resources.files("sb3_pwm.envs").joinpath("published_scores.csv").read_text(encoding="utf-8")
+    text = resources.files("sb3_pwm").joinpath("published_scores.csv").read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row["suite"] == name]
     return {row["task"]: {"pwm_48m": float(row["pwm_48m"]), "tdmpc2": float(row["tdmpc2"])} for row in rows}

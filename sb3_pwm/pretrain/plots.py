@@ -1,40 +1,15 @@
-"""How well a world model predicts: open-loop errors along real sequences, and a picture of them."""
-
-from __future__ import annotations
+"""A picture of a world model's predictions along held-out episodes."""
 
 from pathlib import Path
 
 import numpy as np
 import torch as th
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from sb3_pwm.common.files import replacing
-from sb3_pwm.data.batch import SequenceBatch
+from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.world_model.losses import open_loop, world_model_loss
 from sb3_pwm.world_model.model import WorldModel
-
-
-@th.no_grad()
-def open_loop_errors(
-    world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """
-    Errors of an open-loop prediction along real sequences.
-
-    :param world_model: The model.
-    :param batch: The sequences.
-    :param rho: See :func:`~sb3_pwm.world_model.losses.world_model_loss`.
-    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward in the
-        environment's units after 1, ..., H steps, ``(H,)`` each, averaged over the sequences that go so far; and the
-        loss.
-    """
-    loss = world_model_loss(world_model, batch, rho).total
-    predicted, targets = open_loop(world_model, batch)
-    rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
-    counts = batch.mask.sum(1).clamp(min=1.0)
-    latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts
-    reward_error = ((rewards - batch.rewards).abs() * batch.mask).sum(1) / counts
-    return latent_error, reward_error, loss
 
 
 @th.no_grad()
@@ -58,9 +33,6 @@ def draw_predictions(
     :param out: The picture, a PNG.
     :param n_tasks: Number of tasks, at most, evenly over all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     device = next(world_model.parameters()).device
     chosen = np.unique(np.linspace(0, len(dataset.data) - 1, n_tasks).round().astype(int)).tolist()
     figure = Figure(figsize=(10.0, 1.9 * len(chosen) + 0.4), layout="constrained")
@@ -81,7 +53,7 @@ def draw_predictions(
     axes[0, 0].legend(fontsize=7)
     for axis in axes[-1]:
         axis.set_xlabel("step", fontsize=8)
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         figure.savefig(file, dpi=110, format="png")
 
 

@@ -1,0 +1,17 @@
+"""Mixed precision of the networks."""
+
+import torch as th
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def autocast(device: th.device, precision: str) -> th.autocast:
+    """
+    The context that forward passes run in.
+
+    :param device: Device of the networks.
+    :param precision: One of :data:`PRECISIONS`. With ``"bfloat16"`` matrix products are computed in bfloat16; losses,
+        parameters and latents stay in single precision.
+    :return: The context manager.
+    """
+    return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bfloat16")

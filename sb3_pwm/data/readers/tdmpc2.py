@@ -1,0 +1,90 @@
+"""The data files of TD-MPC2 (.pt), read without executing anything that they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_pwm.common.plain_tensors import load_plain_tensors
+from sb3_pwm.data.types import Episode, SourceEpisode
+from sb3_pwm.tasks import MT80, dimensions
+
+
+class _PlainTensorDict:
+    """Stands for tensordict's TensorDict in a file: takes its content and does nothing."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.content = state.get("_tensordict")
+
+
+def _plain_tensor_dict(cls: type, state: dict[str, Any]) -> _PlainTensorDict:
+    """Stands for the function with which tensordict rebuilds one."""
+    plain = _PlainTensorDict()
+    plain.__setstate__(state)
+    return plain
+
+
+_TENSORDICT: list[Any] = [
+    (_plain_tensor_dict, "tensordict._reductions._make_td"),
+    (_PlainTensorDict, "tensordict._td.TensorDict"),
+    (_PlainTensorDict, "tensordict.tensordict.TensorDict"),
+]
+
+
+def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = None) -> Iterator[SourceEpisode]:
+    """
+    Row t of their episodes holds the action and the reward that led to observation t, so that those of the first row
+    are NaN.
+
+    :param paths: See :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_tdmpc2`.
+    :param tasks: Likewise.
+    :return: The episodes.
+    :raises FileNotFoundError: If there is no such file.
+    :raises ValueError: If a file is damaged or of another format; the message names it.
+    """
+    names = MT80.tasks if tasks is None else tuple(tasks)
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+        if not found or not found[0].is_file():
+            raise FileNotFoundError(f"There is no TD-MPC2 data file {path}.")
+        files += found
+    for file in files:
+        content = _read_tdmpc2(file)
+        for number in range(len(content["obs"])):
+            where = f"episode {number} of {file}"
+            observations, actions, rewards = (content[name][number].numpy() for name in ("obs", "action", "reward"))
+            task_numbers = content["task"][number].reshape(-1).unique()
+            if len(task_numbers) != 1 or not 0 <= int(task_numbers[0]) < len(names):
+                raise ValueError(f"{where} is of task {task_numbers.tolist()}, but there are {len(names)} task names.")
+            task = names[int(task_numbers[0])]
+            if task in MT80.tasks:
+                observation_dim, action_dim = dimensions(task)
+                observations = _without_padding(observations, observation_dim)
+                actions = np.concatenate([actions[:1, :action_dim], _without_padding(actions[1:], action_dim)])
+            yield SourceEpisode(task, Episode(observations, actions[1:], rewards.reshape(-1)[1:], False), where)
+
+
+def _without_padding(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """:return: The first columns of each row; all, and an error later, where the others are not padding."""
+    return values[:, :size] if not np.any(values[:, size:]) else values
+
+
+def _read_tdmpc2(path: Path) -> dict[str, th.Tensor]:
+    """:return: ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, ``task (E, T)`` or ``(E,)``."""
+    content = load_plain_tensors(path, _TENSORDICT)
+    if isinstance(content, _PlainTensorDict):
+        content = content.content
+    wanted = ("obs", "action", "reward", "task")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), th.Tensor) for name in wanted):
+        raise ValueError(f"{path} is no data of TD-MPC2: it must hold the tensors {', '.join(wanted)}.")
+    shapes = {name: tuple(content[name].shape) for name in wanted}
+    first_two = {shapes[name][:2] for name in ("obs", "action", "reward")}
+    if len(first_two) != 1 or len(shapes["obs"]) != 3 or len(shapes["action"]) != 3:
+        raise ValueError(f"{path} is no data of TD-MPC2: its tensors are of shapes {shapes}.")
+    return {name: content[name] for name in wanted}

@@ -1,0 +1,60 @@
+"""How well a world model predicts held-out episodes: open-loop errors of latent and reward."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_pwm.common.precision import autocast
+from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.types import SequenceBatch
+from sb3_pwm.pretrain.batches import to_device
+from sb3_pwm.pretrain.config import PretrainConfig
+from sb3_pwm.world_model.losses import predict_sequence, world_model_loss
+from sb3_pwm.world_model.model import WorldModel
+
+VALIDATION_BATCHES = 8
+
+
+@th.no_grad()
+def open_loop_errors(
+    world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    Errors of an open-loop prediction along real sequences.
+
+    :param world_model: The model.
+    :param batch: The sequences.
+    :param rho: See :func:`~sb3_pwm.world_model.losses.world_model_loss`.
+    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward in the
+        environment's units after 1, ..., H steps, ``(H,)`` each, averaged over the sequences that go so far; and the
+        loss.
+    """
+    loss = world_model_loss(world_model, batch, rho).total
+    predicted, targets = predict_sequence(world_model, batch)
+    rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
+    counts = batch.mask.sum(1).clamp(min=1.0)
+    latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts
+    reward_error = ((rewards - batch.rewards).abs() * batch.mask).sum(1) / counts
+    return latent_error, reward_error, loss
+
+
+def validate(
+    world_model: WorldModel, dataset: OfflineDataset, rows: th.Tensor | None, config: PretrainConfig, device: th.device
+) -> dict[str, Any]:
+    """
+    :param world_model: The model.
+    :param dataset: Held-out data.
+    :param rows: See :func:`task_rows`.
+    :param config: Of the run; the same sequences are taken each time.
+    :param device: Where.
+    :return: ``loss``, and ``latent_error`` and ``reward_error`` after 1, ..., H steps, lists.
+    """
+    results = []
+    for number in range(VALIDATION_BATCHES):
+        rng = np.random.default_rng([config.seed, number, 1])
+        batch = dataset.sample(min(config.batch_size, 256), config.horizon, rng, config.balance)
+        with autocast(device, config.precision):
+            results.append(open_loop_errors(world_model, to_device(batch, rows, device), config.rho))
+    latent, reward, loss = (th.stack(part).float().mean(0) for part in zip(*results, strict=True))
+    return {"loss": float(loss), "latent_error": latent.tolist(), "reward_error": reward.tolist()}

@@ -1,0 +1,296 @@
+"""What PWM refuses at the door, and with which sentence; and what its arguments stand for."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_pwm.common.checks import check_choice, check_number
+from sb3_pwm.common.precision import PRECISIONS
+from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.pwm.policies import PWMPolicy
+from sb3_pwm.world_model.config import PRESETS, WorldModelConfig
+from sb3_pwm.world_model.model import WorldModel
+
+UNSUPPORTED = {
+    **dict.fromkeys(
+        ("use_sde", "sde_sample_freq", "use_sde_at_warmup"),
+        "PWM's policy explores by its own standard deviation, without gSDE; action_noise adds to it.",
+    ),
+    "n_steps": "PWM's critics have TD(lambda) targets over a horizon of steps: set td_lambda and horizon.",
+    "policy_delay": "PWM's actor and critics learn from the same rollouts: set n_critic_epochs for more of the critics'.",
+    "target_update_interval": "PWM's target critics are a running average: set tau.",
+    "world_model_steps": "it is called world_model_updates now.",
+    "critic_epochs": "it is called n_critic_epochs now.",
+    "critic_minibatches": "it is called n_critic_minibatches now.",
+    "behaviour_coef": "it is called bc_coef now.",
+    "behaviour_temperature": "it is called bc_temperature now.",
+    "checkpoint_rollout": "it is called gradient_checkpointing now.",
+    "overlap": "it is called overlap_updates now.",
+}
+"""Arguments that PWM refuses: those of SB3's other off-policy algorithms, and old names. By name, what to use."""
+
+LOSS_COEFFICIENTS = ("dynamics_coef", "reward_coef", "termination_coef")
+
+WorldModelArgument = str | Path | Mapping[str, Any] | WorldModelConfig | WorldModel | None
+"""Preset, file, fields, configuration or model; see :class:`~sb3_pwm.PWM`."""
+
+DatasetArgument = OfflineDataset | str | Path | Sequence[str | Path] | None
+"""Data set, its folder, or Minari ids or folders."""
+
+
+class UnsupportedSpaceError(AssertionError, ValueError):
+    """PWM cannot use a space. It is an AssertionError too, since SB3's own algorithms raise that here."""
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: Observation space of the environment.
+    :param action_space: Action space of the environment.
+    :raises UnsupportedSpaceError: If PWM cannot use one of them; the message says what to use.
+    """
+    if not isinstance(action_space, spaces.Box):
+        raise UnsupportedSpaceError(
+            f"PWM needs a continuous action space (Box), got {action_space}: use DQN or PPO for this environment."
+        )
+    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+        raise UnsupportedSpaceError(
+            "Continuous action space must have a finite lower and upper bound for PWM, "
+            f"got {action_space}: wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction."
+        )
+    if isinstance(observation_space, spaces.Tuple):
+        raise UnsupportedSpaceError(
+            "PWM takes no Tuple observations: make them a Dict (MultiInputPolicy), or wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation."
+        )
+
+
+def check_policy(policy: Any, policy_kwargs: Any) -> None:
+    """
+    :param policy: Argument of :class:`~sb3_pwm.PWM`.
+    :param policy_kwargs: Argument of :class:`~sb3_pwm.PWM`.
+    :raises ValueError: If one of them is of another kind.
+    """
+    if policy_kwargs is not None and not isinstance(policy_kwargs, dict):
+        raise ValueError(f"policy_kwargs must be a dictionary, got {policy_kwargs!r}.")
+    if isinstance(policy, type) and not issubclass(policy, PWMPolicy):
+        raise ValueError(
+            f"policy={policy.__name__} is not one of PWM's: pass a name, or a subclass of sb3_pwm.PWMPolicy. "
+            "(A saved model with this policy is another algorithm's: load it with that algorithm.)"
+        )
+
+
+def check_arguments(model: Any) -> None:
+    """
+    Refuse at construction what could only fail later.
+
+    :param model: A :class:`~sb3_pwm.PWM` whose attributes are set and whose networks are not made yet.
+    :raises ValueError: If an argument is out of range or of the wrong kind; the message names it.
+    """
+    for name in ("buffer_size", "batch_size", "horizon", "n_critic_epochs", "n_critic_minibatches"):
+        check_number(name, getattr(model, name), 1, integer=True)
+    check_number("replay_critic_horizon", model.replay_critic_horizon, 1, integer=True)
+    for name in ("td_lambda", "rho", "gamma", "tau"):
+        check_number(name, getattr(model, name), 0.0, 1.0)
+    check_number("bc_temperature", model.bc_temperature, 0.0, above=True, finite=False)
+    if model.world_model_updates != "auto":
+        check_number('world_model_updates (if not "auto")', model.world_model_updates, 0, integer=True)
+    for name, minimum in (("replay_critic_coef", 0.0), ("bc_coef", 0.0), ("target_entropy", -np.inf)):
+        if getattr(model, name) != "auto":
+            check_number(f'{name} (if not "auto")', getattr(model, name), minimum)
+    check_number("gradient_steps", model.gradient_steps, -1, integer=True)
+    check_choice("precision", model.precision, PRECISIONS)
+    check_choice("compile", model.compile, (True, False, "auto"))
+    if model.action_noise is not None and not isinstance(model.action_noise, ActionNoise):
+        raise ValueError(f"action_noise must be one of SB3's, got {model.action_noise!r}.")
+    _check_loss_coefficients(model.world_model_loss_kwargs)
+    _check_train_freq(model.train_freq, model.n_envs)
+    _check_replay_buffer_class(model.replay_buffer_class)
+    _check_room_for_sequences(model)
+
+
+def _check_loss_coefficients(world_model_loss_kwargs: Any) -> None:
+    if not isinstance(world_model_loss_kwargs, dict):
+        raise ValueError(f"world_model_loss_kwargs must be a dictionary, got {world_model_loss_kwargs!r}.")
+    for name, value in world_model_loss_kwargs.items():
+        check_choice("A key of world_model_loss_kwargs", name, LOSS_COEFFICIENTS)
+        check_number(f"world_model_loss_kwargs[{name!r}]", value, 0.0)
+
+
+def _check_train_freq(train_freq: int | tuple[int, str] | TrainFreq, n_envs: int) -> None:
+    frequency, unit = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
+    check_number("train_freq", frequency, 1, integer=True)
+    if n_envs > 1 and unit in ("episode", TrainFrequencyUnit.EPISODE):
+        raise ValueError(
+            f"train_freq={tuple(train_freq)} counts episodes, and {n_envs} environments end theirs at "  # type: ignore[arg-type]
+            'different times: give steps, such as train_freq=(1, "step"), or a single environment.'
+        )
+
+
+def _check_replay_buffer_class(replay_buffer_class: type[ReplayBuffer]) -> None:
+    if issubclass(replay_buffer_class, HerReplayBuffer):
+        raise ValueError(
+            "PWM replays sequences, whose rewards the world model learns; hindsight relabels single transitions: "
+            "leave HerReplayBuffer out, or use SAC or TD3 with it."
+        )
+    if not issubclass(replay_buffer_class, SequenceReplayBuffer):
+        raise ValueError(
+            f"replay_buffer_class={replay_buffer_class.__name__} yields no sequences: leave it out, "
+            "or pass a subclass of sb3_pwm.SequenceReplayBuffer."
+        )
+
+
+def _check_room_for_sequences(model: Any) -> None:
+    if model.env is None:
+        return  # A model that is loaded to act alone may have no room to learn.
+    steps_per_env = max(model.buffer_size // model.n_envs, 1) - (1 if model.optimize_memory_usage else 0)
+    for name in ("horizon", "replay_critic_horizon") if model.phase.replays else ("horizon",):
+        steps = getattr(model, name)
+        if steps > steps_per_env:
+            raise ValueError(
+                f"{name}={steps} is longer than the {steps_per_env} steps per environment that "
+                f"buffer_size={model.buffer_size} holds: raise buffer_size or lower {name}."
+            )
+
+
+def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any] | None, WorldModel | None]:
+    """
+    What the argument ``world_model`` stands for.
+
+    :param world_model: Argument of :class:`~sb3_pwm.PWM`.
+    :return: Fields that the policy makes its world model with, None if none are given; and the pretrained model whose
+        weights it takes, None if there is none.
+    :raises FileNotFoundError: If it names a file that is not there.
+    :raises ValueError: If it is of another kind.
+    """
+    if world_model is None:
+        return None, None
+    if isinstance(world_model, str) and world_model in PRESETS:
+        return {"size": world_model}, None
+    if isinstance(world_model, Mapping):
+        return dict(world_model), None
+    if isinstance(world_model, WorldModelConfig):
+        return dataclasses.asdict(world_model), None
+    if isinstance(world_model, str | Path):
+        if not Path(world_model).suffix and not Path(world_model).exists():
+            raise ValueError(
+                f"world_model={world_model!r} is neither a preset ({', '.join(PRESETS)}) nor a file "
+                "(*.safetensors, *.pt)."
+            )
+        world_model = WorldModel.load(world_model)
+    if isinstance(world_model, WorldModel):
+        return dataclasses.asdict(world_model.config), world_model
+    raise ValueError(
+        f"world_model must be a preset's name ({', '.join(PRESETS)}), a dictionary of fields, a WorldModelConfig, a "
+        f"WorldModel or its file, got {world_model!r}."
+    )
+
+
+def check_pretrained(policy: PWMPolicy, vec_normalize: VecNormalize | None) -> None:
+    """
+    :param policy: The policy that a pretrained world model is for.
+    :param vec_normalize: The model's ``VecNormalize``, if any.
+    :raises ValueError: If the world model would see other observations than it was trained on.
+    """
+    if any(True for _ in policy.features_extractor.parameters()):
+        raise ValueError(
+            "A pretrained world model sees observations as they are, not the features of an untrained "
+            f"{type(policy.features_extractor).__name__}: use MlpPolicy, on flat observations."
+        )
+    if vec_normalize is not None and vec_normalize.norm_obs:
+        raise ValueError(
+            "The world model was trained on observations as they are: leave VecNormalize's norm_obs out "
+            "(with rl-zoo3: -params normalize:False)."
+        )
+
+
+def resolve_dataset(dataset: DatasetArgument) -> OfflineDataset | None:
+    """
+    What the argument ``dataset`` stands for.
+
+    :param dataset: Argument of :class:`~sb3_pwm.PWM`.
+    :return: The data set, if one is given.
+    :raises FileNotFoundError: If there is no such data set.
+    :raises ValueError: If it is of another kind, or damaged.
+    """
+    if isinstance(dataset, str | Path | list | tuple):
+        return OfflineDataset.load(dataset)
+    if dataset is None or isinstance(dataset, OfflineDataset):
+        return dataset
+    raise ValueError(f"dataset must be an OfflineDataset, its folder, or Minari ids or folders, got {dataset!r}.")
+
+
+def choose_task(task: str | None, tasks: Sequence[str], owner: str, env: VecEnv | None) -> str:
+    """
+    Choose one of several tasks.
+
+    :param task: The task that was asked for, if any.
+    :param tasks: The tasks to choose from.
+    :param owner: The name of what has these tasks, for the error.
+    :param env: The model's environment.
+    :return: The task that was asked for, else the task of the environment's name, else the only one.
+    :raises ValueError: If the choice is not clear; the message lists the tasks.
+    """
+    if task is not None:
+        if task not in tasks:
+            raise ValueError(f"The {owner} has no task {task!r}; its tasks are {', '.join(tasks)}.")
+        return task
+    specs = env.get_attr("spec") if env is not None else []
+    name = getattr(specs[0], "id", "").rpartition(":")[2] if specs else ""
+    named = [task for task in tasks if task.lower() == name.lower()]
+    if len(named) == 1:
+        return named[0]
+    if len(tasks) == 1:
+        return tasks[0]
+    raise ValueError(
+        f"The {owner} has {len(tasks)} tasks, and none is named like the environment {name!r}: "
+        f"give task=, one of {', '.join(tasks)}."
+    )
+
+
+def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:
+    """
+    :param learning_rate: A float, a function of the progress remaining, or ``"lin_<float>"`` for linear decay to zero.
+    :param name: Name of the argument, for the error.
+    :return: Learning rate as a function of the progress remaining.
+    :raises ValueError: If a string is of another form, or a number is negative or not a number.
+    """
+    if isinstance(learning_rate, str):
+        kind, _, initial = learning_rate.rpartition("_")
+        try:
+            value = float(initial)
+        except ValueError:
+            kind = "?"
+        if kind not in ("", "lin") or not 0.0 <= value < np.inf:
+            raise ValueError(f'{name}={learning_rate!r} is no learning rate: give a float or "lin_<float>".')
+        return FloatSchedule(value if kind == "" else LinearSchedule(value, 0.0, 1.0))
+    if not callable(learning_rate):
+        check_number(name, learning_rate, 0.0)
+    return FloatSchedule(learning_rate)
+
+
+def parse_ent_coef(ent_coef: float | str) -> tuple[float, bool]:
+    """
+    :param ent_coef: A float of at least zero, ``"auto"`` or ``"auto_<initial value>"``.
+    :return: The (initial) coefficient, and whether it is learned.
+    :raises ValueError: If it is of another form.
+    """
+    learned = isinstance(ent_coef, str) and ent_coef.startswith("auto")
+    text = str(ent_coef).removeprefix("auto").removeprefix("_") if learned else ent_coef
+    try:
+        value = 1.0 if text == "" else float(text)
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0.0 <= value < np.inf or (learned and value == 0.0):
+        raise ValueError(f'ent_coef={ent_coef!r} must be a float of at least 0, "auto" or "auto_<positive float>".')
+    return value, learned

@@ -1,0 +1,247 @@
+"""
+Losses of actor, critics and entropy coefficient in imagined rollouts and along replayed sequences (PWM section 4).
+
+All are pure functions of tensors. None changes a state or draws a number, so that a loss can be evaluated several times
+on the same sample.
+"""
+
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_pwm.data.types import SequenceBatch
+from sb3_pwm.pwm.imagination import LatentRollout
+
+
+class ReplayedStates(NamedTuple):
+    """M real steps, and what really followed them."""
+
+    latents: th.Tensor
+    """``(M, Z)``"""
+    actions: th.Tensor
+    """``(M, A)`` in [-1, 1]"""
+    targets: th.Tensor
+    """``(M,)`` TD(lambda) targets"""
+    values: th.Tensor
+    """``(M,)`` of the states"""
+    mask: th.Tensor
+    """``(M,)`` whether the step is one, or padding after an episode's end"""
+
+
+def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:
+    """
+    How much each time step counts from the rollout's start: discount times probability of getting there.
+
+    :param continues: ``(H, B)``.
+    :param gamma: Discount factor.
+    :return: ``(H + 1, B)``, the first row one.
+    """
+    steps = th.cumprod(gamma * continues, dim=0)
+    return th.cat([th.ones_like(steps[:1]), steps])
+
+
+def imagined_return(rewards: th.Tensor, continues: th.Tensor, final_values: th.Tensor, gamma: float) -> th.Tensor:
+    """
+    The H-step return with bootstrap that the policy maximizes (PWM equation 6).
+
+    :param rewards: ``(H, B)``.
+    :param continues: ``(H, B)``.
+    :param final_values: ``(B,)`` value of the last latent, in the rewards' units.
+    :param gamma: Discount factor.
+    :return: ``(B,)``.
+    """
+    weights = discount_weights(continues, gamma)
+    return (weights[:-1] * rewards).sum(0) + weights[-1] * final_values
+
+
+def td_lambda_returns(
+    rewards: th.Tensor, continues: th.Tensor, next_values: th.Tensor, gamma: float, td_lambda: float | th.Tensor
+) -> th.Tensor:
+    """
+    TD(lambda) targets: ``G_t = r_t + gamma c_{t+1} ((1 - lambda) V_{t+1} + lambda G_{t+1})``, ``G_H = V_H``.
+
+    :param rewards: ``(H, B)``.
+    :param continues: ``(H, B)``.
+    :param next_values: ``(H, B)``, the values of the states after each step.
+    :param gamma: Discount factor.
+    :param td_lambda: Lambda: 0 is one-step bootstrapping, 1 the H-step return; or ``(H, B)``, one for every step, zero
+        where the step after it belongs to another episode.
+    :return: ``(H, B)``.
+    """
+    lambdas = td_lambda if isinstance(td_lambda, th.Tensor) else [td_lambda] * len(rewards)
+    target = next_values[-1]
+    targets = []
+    for t in range(len(rewards) - 1, -1, -1):
+        bootstrap = (1.0 - lambdas[t]) * next_values[t] + lambdas[t] * target
+        target = rewards[t] + gamma * continues[t] * bootstrap
+        targets.append(target)
+    return th.stack(targets[::-1])
+
+
+def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0) -> th.Tensor:
+    """
+    How much each step's action is to be imitated: ``exp(A / (temperature std(A)))`` (advantage-weighted regression,
+    arXiv 1910.00177), by the advantages' own spread, so that the rewards' scale does not matter.
+
+    :param advantages: ``(M,)``.
+    :param mask: ``(M,)``, zero for steps that do not count.
+    :param temperature: Small: only what turned out best; infinite: everything alike.
+    :param maximum: Of a weight, before they are scaled.
+    :return: ``(M,)``, of mean one over all M where none is masked; zero where ``mask`` is.
+    """
+    count = mask.sum().clamp(min=1.0)
+    mean = (advantages * mask).sum() / count
+    std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
+    weights = ((advantages - mean) / (temperature * std)).exp().clamp(max=maximum) * mask
+    return weights * (count / weights.sum().clamp(min=1e-6))
+
+
+def critic_loss(values: th.Tensor, targets: th.Tensor, weights: th.Tensor) -> th.Tensor:
+    """
+    Squared error of every ensemble member (PWM equation 8).
+
+    :param values: ``(N, M)`` predictions of the N members for M states.
+    :param targets: ``(M,)`` TD(lambda) targets, without gradient.
+    :param weights: ``(M,)`` how much each state counts.
+    :return: Scalar: weighted mean over the states, summed over the members.
+    """
+    return ((values - targets) ** 2 * weights).mean(-1).sum(0)
+
+
+class ActorLoss(NamedTuple):
+    """The loss of the actor and its parts."""
+
+    total: th.Tensor
+    """Scalar; what is minimized"""
+    returns: th.Tensor
+    """``(B,)`` imagined returns, in units of the reward scale"""
+    log_prob: th.Tensor
+    """Scalar; mean log-density of the actions, by the probability of getting to each"""
+
+
+def actor_loss(
+    rollout: LatentRollout,
+    final_values: th.Tensor,
+    reward_scale: th.Tensor,
+    return_scale: th.Tensor,
+    ent_coef: th.Tensor,
+    gamma: float,
+) -> ActorLoss:
+    """
+    The negative imagined return in units of its own spread, and the entropy bonus (PWM equation 6).
+
+    :param rollout: Rollout of the actor in the world model.
+    :param final_values: ``(B,)`` values of the last latents, in units of the reward scale.
+    :param reward_scale: Scalar that rewards are divided by.
+    :param return_scale: Scalar that the return is divided by, if it is above 1.
+    :param ent_coef: Scalar; coefficient of the entropy bonus.
+    :param gamma: Discount factor.
+    :return: The loss and its parts.
+    """
+    rewards = rollout.rewards / reward_scale
+    returns = imagined_return(rewards, rollout.continues, final_values, gamma)
+    weights = discount_weights(rollout.continues.detach(), 1.0)[:-1]  # (H, B)
+    log_prob = (weights * rollout.log_probs).mean()
+    total = -returns.mean() / return_scale.clamp(min=1.0) + ent_coef * log_prob
+    return ActorLoss(total, returns, log_prob)
+
+
+def behavior_loss(means: th.Tensor, replayed: ReplayedStates, temperature: float) -> th.Tensor:
+    """
+    Squared distance between the policy's mean actions and the replayed ones, weighted by the replayed ones' advantages.
+
+    :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
+    :param replayed: The replayed steps.
+    :param temperature: See :func:`advantage_weights`.
+    :return: Scalar.
+    """
+    weights = advantage_weights(replayed.targets - replayed.values, replayed.mask, temperature)
+    return (weights * ((th.tanh(means) - replayed.actions) ** 2).sum(-1)).mean()
+
+
+def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+    """
+    Loss of the logarithm of the entropy coefficient (SAC, arXiv 1812.05905, section 5).
+
+    :param log_ent_coef: ``(1,)`` logarithm of the coefficient.
+    :param log_prob: Scalar; mean log-density of the policy's actions, without gradient.
+    :param target_entropy: Target of the entropy, in nats.
+    :return: Scalar.
+    """
+    return -(log_ent_coef * (log_prob + target_entropy)).sum()
+
+
+class CriticTargets(NamedTuple):
+    """States that the critics learn from."""
+
+    latents: th.Tensor
+    """``(M, Z)``"""
+    targets: th.Tensor
+    """``(M,)`` TD(lambda) targets, in units of the reward scale"""
+    weights: th.Tensor
+    """``(M,)`` how much each state counts"""
+
+
+def imagined_targets(
+    rollout: LatentRollout, next_values: th.Tensor, reward_scale: th.Tensor, gamma: float, td_lambda: float
+) -> CriticTargets:
+    """
+    TD(lambda) targets of the states of an imagined rollout (PWM equation 8). Nothing in them has a gradient.
+
+    :param rollout: The rollout.
+    :param next_values: ``(H, B)`` values of the states after each step, in units of the reward scale.
+    :param reward_scale: Scalar that rewards are divided by.
+    :param gamma: Discount factor.
+    :param td_lambda: Lambda of the targets.
+    :return: The targets of all ``H * B`` states.
+    """
+    rewards, continues = (rollout.rewards / reward_scale).detach(), rollout.continues.detach()
+    targets = td_lambda_returns(rewards, continues, next_values.detach(), gamma, td_lambda)
+    weights = discount_weights(continues, 1.0)[:-1]  # (H, B)
+    return CriticTargets(rollout.latents[:-1].detach().flatten(0, 1), targets.flatten(), weights.flatten())
+
+
+def with_replayed(imagined: CriticTargets, replayed: ReplayedStates, coef: float) -> CriticTargets:
+    """
+    Add replayed states to imagined ones.
+
+    :param imagined: Targets of imagined states. They count as much as they do alone.
+    :param replayed: The replayed steps.
+    :param coef: Weight of the replayed states relative to the imagined ones.
+    :return: The targets of both.
+    """
+    # The loss is a mean over all states: more of them would make each count less.
+    share = 1.0 + len(replayed.latents) / len(imagined.latents)
+    return CriticTargets(
+        th.cat([imagined.latents, replayed.latents]),
+        th.cat([imagined.targets, replayed.targets]),
+        share * th.cat([imagined.weights, coef * replayed.mask]),
+    )
+
+
+def replayed_targets(
+    latents: th.Tensor,
+    values: th.Tensor,
+    batch: SequenceBatch,
+    reward_scale: th.Tensor,
+    gamma: float,
+    td_lambda: float,
+) -> ReplayedStates:
+    """
+    TD(lambda) targets of the steps of replayed sequences, of what really followed them.
+
+    :param latents: ``(H + 1, B, Z)`` encodings of the sequences' observations.
+    :param values: ``(H + 1, B)`` values of these latents, in units of the reward scale.
+    :param batch: The sequences.
+    :param reward_scale: Scalar that rewards are divided by.
+    :param gamma: Discount factor.
+    :param td_lambda: Lambda of the targets.
+    :return: All ``H * B`` steps.
+    """
+    # No target reaches beyond its episode: a truncated episode bootstraps from its last observation.
+    same_episode = th.cat([batch.mask[1:], th.ones_like(batch.mask[:1])])
+    targets = td_lambda_returns(
+        batch.rewards / reward_scale, 1.0 - batch.terminations, values[1:], gamma, td_lambda * same_episode
+    )
+    steps = latents[:-1], batch.actions, targets, values[:-1], batch.mask
+    return ReplayedStates(*(part.flatten(0, 1) for part in steps))

@@ -1,0 +1,77 @@
+"""The actor and its distribution, a tanh-Gaussian. The critics are a :class:`~sb3_pwm.common.layers.EnsembleMLP`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+from sb3_pwm.common.layers import at_least_float32, mlp
+
+LOG_STD_MAX = 2.0
+
+
+def squashed_action(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    """
+    Reparameterised sample of a tanh-Gaussian, ``a = tanh(mean + std * noise)``.
+
+    :param mean: ``(..., A)``.
+    :param log_std: ``(..., A)``.
+    :param noise: ``(..., A)`` standard normal.
+    :return: Actions ``(..., A)``.
+    """
+    return th.tanh(mean + log_std.exp() * noise)
+
+
+def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    """
+    Log-density of the action that :func:`squashed_action` returns for the same arguments.
+
+    :param mean: ``(..., A)``.
+    :param log_std: ``(..., A)``.
+    :param noise: ``(..., A)`` standard normal.
+    :return: ``(...)``.
+    """
+    pre_tanh = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi)
+    # log(1 - tanh(u)^2), in the form that does not underflow for large |u|
+    log_slope = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
+    return (gaussian - log_slope).sum(-1)
+
+
+class Actor(nn.Module):
+    """
+    Tanh-Gaussian policy over latents: the mean is a network, the log standard deviation one parameter per dimension.
+
+    :param latent_dim: Size of the latent, Z.
+    :param action_dim: Size of the action, A.
+    :param net_arch: Sizes of the hidden layers.
+    :param activation_fn: Hidden activation.
+    :param log_std_init: Initial log standard deviation before the tanh.
+    :param log_std_min: Its floor: exploration never stops.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int],
+        activation_fn: type[nn.Module],
+        log_std_init: float = -1.0,
+        log_std_min: float = -1.427,
+    ):
+        super().__init__()
+        self.log_std_min = log_std_min
+        self.mean = mlp(latent_dim, net_arch, action_dim, activation_fn)
+        self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
+
+    def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
+        mean = at_least_float32(self.mean(latents))
+        return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
+
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: other algorithms' actors take observations."""
+        raise NotImplementedError("PWM's actor acts on the world model's latent: call the policy's predict() instead.")

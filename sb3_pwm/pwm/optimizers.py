@@ -1,0 +1,38 @@
+"""How parameters are stepped: one function for all optimizers, which evaluates the loss through a closure."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch as th
+
+T = TypeVar("T")
+
+
+def step(
+    optimizer: th.optim.Optimizer,
+    closure: Callable[[], tuple[th.Tensor, T]],
+    clip: float,
+    check_finite: bool = True,
+) -> tuple[T, th.Tensor]:
+    """
+    Make one step of an optimizer on its own parameters.
+
+    :param optimizer: The optimizer.
+    :param closure: Evaluates the loss. Returns the loss (a scalar) and whatever else its caller needs of the
+        evaluation. It must not change any state, so that it may be called several times on the same sample.
+    :param clip: Largest norm of the gradient; a longer gradient is scaled to it.
+    :param check_finite: Whether to check the gradient before the parameters change. On a GPU the check waits for the
+        device.
+    :return: What the closure returned beside the loss, and the norm of the gradient before clipping (a scalar).
+    :raises FloatingPointError: If the gradient is not finite; no parameter was changed.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    loss, result = closure()
+    optimizer.zero_grad()
+    # Without `inputs` the frozen networks that the loss passes through would collect gradients too.
+    loss.backward(inputs=parameters)
+    norm = th.nn.utils.clip_grad_norm_(parameters, clip)
+    if check_finite and not th.isfinite(norm):
+        raise FloatingPointError("The gradient is not finite.")
+    optimizer.step()
+    return result, norm

@@ -1,0 +1,64 @@
+"""The phases of learning: online, offline, and online after offline. One object says what an update does in each."""
+
+import dataclasses
+
+ONLINE, OFFLINE, OFFLINE_TO_ONLINE = "online", "offline", "offline_to_online"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """
+    What an update does in the phase that a model is in.
+
+    :param name: :data:`ONLINE`, :data:`OFFLINE` or :data:`OFFLINE_TO_ONLINE`.
+    :param n_world_model_updates: Number of world-model updates per update of the actor; 0 if it is frozen.
+    :param replay_critic_coef: Weight of the critics' loss on replayed sequences.
+    :param bc_coef: Weight of the behavior term in the actor's loss.
+    """
+
+    name: str
+    n_world_model_updates: int
+    replay_critic_coef: float
+    bc_coef: float
+
+    @property
+    def trains_world_model(self) -> bool:
+        """Whether the world model is updated."""
+        return self.n_world_model_updates > 0
+
+    @property
+    def replays(self) -> bool:
+        """Whether an update needs replayed sequences beside those that imagined rollouts start from."""
+        return self.replay_critic_coef > 0.0 or self.bc_coef > 0.0
+
+
+def current_phase(
+    offline: bool,
+    learned_offline: bool,
+    pretrained: bool,
+    world_model_updates: int | str,
+    replay_critic_coef: float | str,
+    bc_coef: float | str,
+) -> Phase:
+    """
+    Resolve the arguments that are ``"auto"``. A number counts in every phase.
+
+    :param offline: Whether the model learns offline.
+    :param learned_offline: Whether it has learned offline before.
+    :param pretrained: Whether its world model was pretrained.
+    :param world_model_updates: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline with a pretrained world model,
+        else 1.
+    :param replay_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0.
+    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0. Without the behavior
+        term a policy that was learned offline is lost within hundreds of online updates (docs/experiments.md).
+    :return: The phase.
+    """
+    name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
+    near_data = 0.0 if name == ONLINE else 1.0
+    updates = (0 if offline and pretrained else 1) if world_model_updates == "auto" else int(world_model_updates)
+    return Phase(
+        name,
+        updates,
+        near_data if replay_critic_coef == "auto" else float(replay_critic_coef),
+        near_data if bc_coef == "auto" else float(bc_coef),
+    )
