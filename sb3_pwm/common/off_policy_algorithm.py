@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import torch as th
@@ -18,11 +18,19 @@ from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TensorDict
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    TensorDict,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pwm.common.checks import check_finite, reject_unknown_keywords
 from sb3_pwm.common.files import atomic_write, with_suffix
+from sb3_pwm.common.metrics import Metrics
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.vec_env import OverlappedVecEnv
 from sb3_pwm.common.version import FILE_FORMAT, FileFormatError, __version__, check_file_format
@@ -41,10 +49,8 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
     - A model keeps the statistics of the ``VecNormalize`` that it was trained with.
     - Every transition is checked for NaN and infinity before it is stored.
     - Updates can be computed while environments in other processes take their step (``overlap_updates``).
-    - With ``offline``, a timestep is an update, and no environment is stepped.
 
     :param args: Positional arguments of SB3's :class:`OffPolicyAlgorithm`.
-    :param offline: Whether :meth:`learn` steps no environment.
     :param overlap_updates: Whether updates are computed while environments in processes of their own step.
     :param kwargs: Keyword arguments of SB3's :class:`OffPolicyAlgorithm`.
     """
@@ -52,11 +58,9 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
     unsupported_arguments: ClassVar[dict[str, str]] = {}
     """Arguments that the constructor refuses: by name, a sentence that says what to use."""
 
-    def __init__(self, *args: Any, offline: bool = False, overlap_updates: bool = True, **kwargs: Any):
+    def __init__(self, *args: Any, overlap_updates: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.offline = offline
         self.overlap_updates = overlap_updates
-        self.learned_offline = False
         self.file_format = FILE_FORMAT
         self.sb3_pwm_version = __version__
         self._deferred = DeferredUpdates()
@@ -86,31 +90,24 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfAlgorithm:
         """
-        Learn in the environment as SB3's algorithms do; with ``offline``, from the replay buffer alone.
+        Learn in the environment, as SB3's algorithms do.
 
-        :param total_timesteps: Number of environment steps over all environments; with ``offline``, of updates.
+        :param total_timesteps: Number of environment steps over all environments.
         :param callback: Callbacks.
-        :param log_interval: Number of episodes between logs; with ``offline``, hundreds of updates.
-        :param tb_log_name: Name of the TensorBoard run.
+        :param log_interval: Number of episodes between logs.
+        :param tb_log_name: Name of the TensorBoard run; None: the name of the class.
         :param reset_num_timesteps: Whether the step count starts anew.
         :param progress_bar: Whether to show a progress bar.
         :return: The model.
-        :raises ValueError: If the model is to learn offline and has no data, or no updates would be made.
         """
-        if self.offline:
-            self._check_offline()
-            # The data takes the place of the random steps, now and when the model goes on online.
-            self.learning_starts = 0
-            self.learned_offline = True
         self._n_updates_at_start = self._n_updates
-        # Without an environment SB3 says below what to do.
-        in_processes = self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
-        self._deferred = DeferredUpdates(active=self.overlap_updates and in_processes and not self.offline)
+        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
+        self._deferred = DeferredUpdates(active=self._overlaps_updates())
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
@@ -118,17 +115,10 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         self._make_deferred_updates()
         return self
 
-    def _check_offline(self) -> None:
-        """
-        Check that offline learning makes an update per timestep.
-
-        :raises ValueError: If it does not; the message says what to change.
-        """
-        if self.gradient_steps not in (1, -1):
-            raise ValueError(
-                f"With offline=True a timestep is one update, and gradient_steps={self.gradient_steps} asks for another "
-                "number: set gradient_steps=1, and ask learn() for as many timesteps as there are to be updates."
-            )
+    def _overlaps_updates(self) -> bool:
+        """:return: Whether updates are put off until the environments step."""
+        # Without an environment SB3 says in learn() what to do.
+        return self.overlap_updates and self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv)
 
     def _setup_learn(
         self,
@@ -144,30 +134,10 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
-        """
-        Collect transitions as SB3 does. Updates that were put off are made while the environments take the first step.
-
-        With ``offline`` no environment is stepped. Callbacks are told of one timestep, which stands for one update.
-        """
-        if self.offline:
-            return self._offline_timestep(*args, **kwargs)
+        """Collect transitions as SB3 does. Deferred updates are made while the environments take the first step."""
         if self._deferred.request is not None:
             env = OverlappedVecEnv(env, self._make_deferred_updates)
         return super().collect_rollouts(env, *args, **kwargs)
-
-    def _offline_timestep(
-        self, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
-    ) -> RolloutReturn:
-        """Tell callbacks and logger what a rollout of one step would tell them, without the step."""
-        callback.on_rollout_start()
-        self.num_timesteps += 1
-        callback.update_locals(locals())
-        continue_training = callback.on_step()
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        if log_interval is not None and self.num_timesteps % (100 * log_interval) == 0:
-            self.dump_logs()
-        callback.on_rollout_end()
-        return RolloutReturn(1, 0, continue_training)
 
     def _defer_updates(self, gradient_steps: int, batch_size: int) -> bool:
         """
@@ -193,6 +163,35 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         finally:
             deferred.active = was_active
             self.policy.set_training_mode(False)
+
+    def _planned_updates(self) -> float:
+        """:return: Number of updates that :meth:`learn` has yet to make; 0 if it is not known."""
+        assert isinstance(self.train_freq, TrainFreq)
+        timesteps = self._total_timesteps - self.num_timesteps
+        if self.gradient_steps < 0:
+            return float(timesteps)
+        if self.train_freq.unit != TrainFrequencyUnit.STEP:
+            return 0.0  # it depends on the length of the episodes
+        return timesteps / (self.n_envs * self.train_freq.frequency) * self.gradient_steps
+
+    def _log_metrics(self, metrics: Metrics) -> None:
+        """
+        Log the means of an update's metrics under ``train/``.
+
+        :param metrics: The metrics.
+        :raises ValueError: If a mean is not finite; the message names it and the step.
+        """
+        for name, mean in metrics.means().items():
+            if not np.isfinite(mean):
+                self._raise_not_finite(f"train/{name}")
+            self.logger.record(f"train/{name}", mean)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _raise_not_finite(self, quantity: str) -> NoReturn:
+        raise ValueError(
+            f"{quantity} is not finite at step {self.num_timesteps}, update {self._n_updates}: "
+            "lower the learning rates, or check the scale of observations and rewards."
+        )
 
     def dump_logs(self) -> None:
         """Log what SB3 logs, and the update rate."""

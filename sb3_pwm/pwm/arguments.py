@@ -28,7 +28,7 @@ UNSUPPORTED = {
         "PWM's policy explores by its own standard deviation, without gSDE; action_noise adds to it.",
     ),
     "n_steps": "PWM's critics have TD(lambda) targets over a horizon of steps: set td_lambda and horizon.",
-    "policy_delay": "PWM's actor and critics learn from the same rollouts: set n_critic_epochs for more of the critics'.",
+    "policy_delay": "PWM's actor and critics learn from the same rollouts: set n_critic_epochs for more critic steps.",
     "target_update_interval": "PWM's target critics are a running average: set tau.",
     "world_model_steps": "it is called world_model_updates now.",
     "critic_epochs": "it is called n_critic_epochs now.",

@@ -117,6 +117,8 @@ class ActorLoss(NamedTuple):
     """``(B,)`` imagined returns, in units of the reward scale"""
     log_prob: th.Tensor
     """Scalar; mean log-density of the actions, by the probability of getting to each"""
+    behavior: th.Tensor | None = None
+    """Scalar; the behavior term, if it is part of the loss"""
 
 
 def actor_loss(

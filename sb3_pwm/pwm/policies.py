@@ -25,8 +25,10 @@ from torch import nn
 from sb3_pwm.common.checks import check_number, check_subclass, reject_unknown_keywords
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.common.layers import EnsembleMLP
+from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.common.version import FileFormatError
+from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.export import export_policy
 from sb3_pwm.pwm.networks import LOG_STD_MAX, Actor, squashed_action
 from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, WorldModelConfig
@@ -68,9 +70,9 @@ class PWMPolicy(BasePolicy):
         one of :data:`~sb3_pwm.world_model.config.ACTIVATIONS`, else SiLU; ``world_model=dict(activation=...)`` decides
         otherwise.
     :param world_model: Shape of the world model: the name of a preset (``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``,
-        ``"48M"`` or ``"317M"``), a dictionary of fields of :class:`~sb3_pwm.world_model.WorldModelConfig` with the preset
-        that they depart from as ``size``, or a configuration. ``PWM(world_model=...)`` sets it, and takes pretrained
-        models too.
+        ``"48M"`` or ``"317M"``), a dictionary of fields of :class:`~sb3_pwm.world_model.WorldModelConfig` with the
+        preset that they depart from as ``size``, or a configuration. ``PWM(world_model=...)`` sets it, and takes
+        pretrained models too.
     :param task: The task of a multi-task world model that the policy is for.
     :param n_critics: Size of the critic ensemble; the minimum bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
@@ -214,6 +216,29 @@ class PWMPolicy(BasePolicy):
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """:param observations: A batch as SB3 preprocesses it. :return: Latents ``(B, Z)``."""
         return self.world_model.encode(self.extract_features(observations, self.features_extractor), self.task_index)
+
+    def featurize(self, batch: SequenceBatch, trained: bool = False) -> SequenceBatch:
+        """
+        Pass the observations of replayed sequences through the preprocessing and the features extractor.
+
+        :param batch: The sequences, as the replay buffer yields them.
+        :param trained: Whether the features of the first observations have a gradient. The other observations are
+            targets of the world model, and have none.
+        :return: The sequences with observations ``(H + 1, B, observation_dim)`` and the policy's task.
+        """
+
+        def features(observations: Any, with_gradient: bool) -> th.Tensor:
+            with th.set_grad_enabled(with_gradient):
+                return self.extract_features(observations, self.features_extractor)
+
+        horizon, batch_size = batch.mask.shape
+        first = features(map_observations(lambda values: values[0], batch.observations), trained)
+        others = features(map_observations(lambda values: values[1:].flatten(0, 1), batch.observations), False)
+        task = None
+        if self.task_index is not None:
+            task = th.full((batch_size,), self.task_index, device=self.device)
+        observations = th.cat([first, others]).unflatten(0, (horizon + 1, batch_size))
+        return batch._replace(observations=observations, task=task)
 
     def set_training_mode(self, mode: bool) -> None:
         """:param mode: Whether to be in training mode, as are all parts."""

@@ -1,0 +1,153 @@
+"""An off-policy algorithm that replays sequences and can learn from data alone."""
+
+from typing import Any, TypeVar
+
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pwm.common.off_policy_algorithm import RobustOffPolicyAlgorithm
+from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.pwm.arguments import choose_task
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="SequenceOffPolicyAlgorithm")
+
+
+class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
+    """
+    Base class of PWM. Its replay buffer yields sequences, and takes the episodes of offline data.
+
+    With ``offline``, a timestep is an update and no environment is stepped. Callbacks fire as they do online, so that
+    evaluation, checkpoints, progress bars and rl-zoo3 work unchanged.
+
+    :param args: Positional arguments of :class:`~sb3_pwm.common.off_policy_algorithm.RobustOffPolicyAlgorithm`.
+    :param offline: Whether :meth:`learn` learns from the replay buffer alone.
+    :param task: Name of the task, if the data has several. None: the task that is named like the environment.
+    :param kwargs: Keyword arguments of :class:`~sb3_pwm.common.off_policy_algorithm.RobustOffPolicyAlgorithm`.
+    """
+
+    replay_buffer: SequenceReplayBuffer | None  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, offline: bool = False, task: str | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.offline = offline
+        self.learned_offline = False
+        self.task = task
+        # Whether the termination head has been trained. Most tasks only truncate, and save its time.
+        self.terminations_seen = False
+
+    def add_dataset(self, dataset: OfflineDataset) -> None:
+        """
+        Add the episodes of a task to the replay buffer.
+
+        :param dataset: The data. If it has several tasks, the episodes of ``task`` are taken.
+        :raises ValueError: If it has no such task, its shapes are not the environment's, or it has more steps than
+            ``buffer_size``.
+        """
+        assert self.replay_buffer is not None
+        data = dataset.task_data(choose_task(self.task, dataset.tasks, "data set", self.env))
+        self.replay_buffer.add_episodes([data.episode(number) for number in range(len(data.lengths))])
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """
+        Learn in the environment as SB3's algorithms do; with ``offline``, from the replay buffer alone.
+
+        :param total_timesteps: Number of environment steps over all environments; with ``offline``, of updates.
+        :param callback: Callbacks.
+        :param log_interval: Number of episodes between logs; with ``offline``, hundreds of updates.
+        :param tb_log_name: Name of the TensorBoard run; None: the name of the class.
+        :param reset_num_timesteps: Whether the step count starts anew.
+        :param progress_bar: Whether to show a progress bar.
+        :return: The model.
+        :raises ValueError: If the model is to learn offline and has too little data, or would make no updates.
+        """
+        if self.offline:
+            self._check_offline()
+            # The data takes the place of the random steps, now and when the model goes on online.
+            self.learning_starts = 0
+            self.learned_offline = True
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _check_offline(self) -> None:
+        """
+        Check that offline learning makes an update per timestep.
+
+        :raises ValueError: If it does not; the message says what to change.
+        """
+        if self.gradient_steps not in (1, -1):
+            raise ValueError(
+                "With offline=True a timestep is one update, and "
+                f"gradient_steps={self.gradient_steps} asks for another number: set gradient_steps=1, and ask learn() "
+                "for as many timesteps as there are to be updates."
+            )
+        longest, buffer = self._longest_sequence, self.replay_buffer
+        if buffer is None or not buffer.can_sample(longest):
+            size = 0 if buffer is None else buffer.size()
+            raise ValueError(
+                f"offline=True needs data of at least {longest} steps per environment, and has {size}: give "
+                "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
+                "in the environment."
+            )
+
+    @property
+    def _longest_sequence(self) -> int:
+        """Number of steps of the longest sequences that an update replays."""
+        return 1
+
+    def _has_enough_data(self) -> bool:
+        """:return: Whether updates can begin. A model that was loaded without its replay buffer collects first."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        return buffer.can_sample(self._longest_sequence) and buffer.size() * self.n_envs >= self.learning_starts
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        # SB3 resets the environments if one of these holds: what comes next does not follow from what is stored.
+        resets = kwargs.get("reset_num_timesteps", args[1] if len(args) > 1 else True) or self._last_obs is None
+        if resets and self.replay_buffer is not None:
+            self.replay_buffer.truncate_episodes()
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
+        """Collect transitions as SB3 does. With ``offline``, tell callbacks of a timestep that stands for an update."""
+        if self.offline:
+            return self._offline_timestep(*args, **kwargs)
+        return super().collect_rollouts(env, *args, **kwargs)
+
+    def _offline_timestep(
+        self, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
+    ) -> RolloutReturn:
+        """Tell callbacks and logger what a rollout of one step would tell them, without the step."""
+        callback.on_rollout_start()
+        self.num_timesteps += 1
+        callback.update_locals(locals())
+        continue_training = callback.on_step()
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        if log_interval is not None and self.num_timesteps % (100 * log_interval) == 0:
+            self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(1, 0, continue_training)
+
+    def _overlaps_updates(self) -> bool:
+        return not self.offline and super()._overlaps_updates()
+
+    def _planned_updates(self) -> float:
+        return float(self._total_timesteps - self.num_timesteps) if self.offline else super()._planned_updates()
+
+    def _adopt_replay_buffer(self, loaded: ReplayBuffer, path: Any) -> ReplayBuffer:
+        if not isinstance(loaded, SequenceReplayBuffer):
+            raise ValueError(
+                f"{path} holds a {type(loaded).__name__}, which yields no sequences: read it with "
+                "sb3_pwm.OfflineDataset.from_replay_buffer(), and pass that to add_dataset()."
+            )
+        super()._adopt_replay_buffer(loaded, path)
+        return loaded if loaded.n_envs == self.n_envs else loaded.resize_n_envs(self.n_envs)
