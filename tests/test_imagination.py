@@ -1,4 +1,4 @@
-"""Rollouts and losses against numbers that were worked out another way."""
+"""Imagined rollouts against numbers that were worked out another way."""
 
 import math
 
@@ -7,85 +7,11 @@ import torch as th
 from torch import nn
 
 from sb3_pwm.data.types import SequenceBatch
-from sb3_pwm.pwm.imagination import (
-    advantage_weights,
-    critic_loss,
-    discount_weights,
-    imagine,
-    imagined_outcomes,
-    imagined_return,
-    imagined_step,
-    squashed_action,
-    squashed_log_prob,
-    td_lambda_returns,
-)
-from sb3_pwm.pwm.policies import Actor
+from sb3_pwm.pwm.imagination import imagine, imagined_outcomes, imagined_step
+from sb3_pwm.pwm.losses import imagined_return
+from sb3_pwm.pwm.networks import Actor, squashed_action, squashed_log_prob
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 from sb3_pwm.world_model.losses import prediction_errors, world_model_loss
-
-REWARDS = th.tensor([[1.0], [2.0], [3.0]])
-NEXT_VALUES = th.tensor([[10.0], [20.0], [30.0]])
-CONTINUES = th.tensor([[1.0], [0.5], [1.0]])
-
-
-@pytest.mark.parametrize(
-    ("td_lambda", "expected"),
-    [
-        # gamma 0.9. lambda 0: r + 0.9 c V
-        (0.0, [1 + 0.9 * 10, 2 + 0.9 * 0.5 * 20, 3 + 0.9 * 30]),
-        # lambda 1: the discounted sum; from the back 30, then 2 + 0.45 * 30 = 15.5, then 1 + 0.9 * 15.5 = 14.95
-        (1.0, [14.95, 15.5, 30.0]),
-        # lambda 0.5: 30, then 2 + 0.45 * (10 + 15) = 13.25, then 1 + 0.9 * (5 + 6.625) = 11.4625
-        (0.5, [11.4625, 13.25, 30.0]),
-    ],
-)
-def test_td_lambda_by_hand(td_lambda, expected):
-    targets = td_lambda_returns(REWARDS, CONTINUES, NEXT_VALUES, gamma=0.9, td_lambda=td_lambda)
-    th.testing.assert_close(targets.squeeze(-1), th.tensor(expected))
-
-
-def test_td_lambda_of_each_step_stops_at_an_episode_end_by_hand():
-    # gamma 0.9, lambda 1, the episode cut off after the second step: it bootstraps from its own next value of 20
-    lambdas = th.tensor([[1.0], [0.0], [1.0]])
-    targets = td_lambda_returns(REWARDS, th.ones(3, 1), NEXT_VALUES, gamma=0.9, td_lambda=lambdas)
-    second = 2 + 0.9 * 20
-    th.testing.assert_close(targets.squeeze(-1), th.tensor([1 + 0.9 * second, second, 3 + 0.9 * 30]))
-
-
-def test_discount_weights_and_return_by_hand():
-    weights = discount_weights(CONTINUES, gamma=0.9)
-    th.testing.assert_close(weights.squeeze(-1), th.tensor([1.0, 0.9, 0.405, 0.3645]))
-    value = imagined_return(REWARDS, CONTINUES, NEXT_VALUES[-1], gamma=0.9)
-    th.testing.assert_close(value, th.tensor([1.0 + 0.9 * 2.0 + 0.405 * 3.0 + 0.3645 * 30.0]))
-
-
-def test_return_of_first_state_is_td_lambda_one():
-    value = imagined_return(REWARDS, CONTINUES, NEXT_VALUES[-1], gamma=0.97)
-    targets = td_lambda_returns(REWARDS, CONTINUES, NEXT_VALUES, gamma=0.97, td_lambda=1.0)
-    th.testing.assert_close(value, targets[0])
-
-
-def test_critic_loss_by_hand():
-    values = th.tensor([[1.0, 2.0], [0.0, 0.0]])  # two members, two states
-    loss = critic_loss(values, th.tensor([2.0, 4.0]), th.tensor([1.0, 0.5]))
-    assert loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 2 + (4.0 + 0.5 * 16.0) / 2)
-
-
-def test_advantage_weights_by_hand():
-    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
-    mask = th.tensor([1.0, 1.0, 1.0, 0.0])
-    # Mean 2 and standard deviation sqrt(2/3) of the three that count
-    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
-    expected = [*(3 * value / sum(raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
-    assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # Units do not matter, and a maximum bounds what one step counts
-    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
-    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
-    # All alike, or none that counts: finite
-    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
-    assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_squashed_action_density_matches_torch_distributions():

@@ -9,10 +9,10 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
-from sb3_pwm.data.dataset import Episode, SourceEpisode
+from sb3_pwm.data.types import Episode, SourceEpisode
 
 SIZES = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
 NETWORKS = dict(net_arch=dict(pi=[16], vf=[16]))
@@ -83,7 +83,7 @@ def test_a_timestep_is_an_update_and_no_environment_is_stepped(dataset, world_mo
     before = [parameter.clone() for parameter in model.policy.actor.parameters()]
     callback = Count()
     model.learn(30, callback=callback)
-    assert (model.num_timesteps, model._n_updates, callback.steps) == (30, 30, 30)
+    assert (model.num_timesteps, model.n_updates, callback.steps) == (30, 30, 30)
     assert any(not th.equal(b, a) for b, a in zip(before, model.policy.actor.parameters(), strict=True))
     # The world model is frozen, and the given one is not the policy's own.
     for name, value in world_model.state_dict().items():
@@ -105,7 +105,7 @@ def test_it_is_the_task_that_is_extracted(dataset, world_model):
         action = model.predict(observation, deterministic=True)[0]
         assert action.shape == (shape,)
         np.testing.assert_allclose(action, expected * model.action_space.high, rtol=1e-5, atol=1e-6)
-        batch = model._sample(8, 4)
+        batch = model.policy.featurize(model.replay_buffer.sample_sequences(8, 4))
         assert batch.task.tolist() == [dataset.tasks.index(task)] * 8
         assert batch.actions.shape[-1] == shape
 
@@ -166,12 +166,12 @@ def test_offline_to_online(dataset, world_model):
     model = make("Pendulum-v1", world_model, dataset)
     model.learn(10)
     assert "train/bc_loss" in model.logger.name_to_value
-    assert model._replay_critic_coef == 1.0
+    assert (model.phase.name, model.phase.n_world_model_updates, model.phase.replay_critic_coef) == ("offline", 0, 1.0)
     model.offline = False
     model.learn(40, reset_num_timesteps=False)
-    # The policy is held at what is replayed there too, or it leaves the data at once
+    # The behavior term goes on: without it the extracted policy is lost in hundreds of updates.
     assert "train/bc_loss" in model.logger.name_to_value
-    assert model._replay_critic_coef == 1.0
+    assert (model.phase.name, model.phase.n_world_model_updates) == ("offline_to_online", 1)
     assert model.num_timesteps == 50
     assert model.replay_buffer.size() == 340
     # The world model learns again, on data of both
@@ -185,7 +185,7 @@ def test_a_data_set_alone_is_a_head_start(dataset):
     )  # fmt: skip
     model.learn(20)
     assert model.replay_buffer.size() == 320
-    assert model._n_updates == 10
+    assert model.n_updates == 10
     assert "train/bc_loss" not in model.logger.name_to_value
 
 
@@ -223,6 +223,133 @@ def test_behavior_temperature_prefers_what_turned_out_well(world_model):
         means.append(model.predict(states, deterministic=True)[0].mean() / 2.0)
     assert means[0] > 0.4
     assert abs(means[1]) < 0.2
+
+
+# --- Every entrance of data ------------------------------------------------------------------------------------------
+
+
+class Cliff(gymnasium.Env):
+    """Every step is worth 1, and the third ends the episode for good."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (4,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    observations = np.eye(4, dtype=np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observations[0], {}
+
+    def step(self, action):
+        self.t += 1
+        return self.observations[self.t], 1.0, self.t == 3, False, {}
+
+
+def constructor(make_model, episodes, folder):
+    return make_model(dataset=OfflineDataset.from_episodes(episodes), offline=True)
+
+
+def add_dataset(make_model, episodes, folder):
+    model = make_model(offline=True)
+    model.add_dataset(OfflineDataset.from_episodes(episodes))
+    return model
+
+
+def load_replay_buffer(make_model, episodes, folder):
+    other = make_model(dataset=OfflineDataset.from_episodes(episodes))
+    other.save_replay_buffer(folder / "buffer.pkl")
+    model = make_model(offline=True)
+    model.load_replay_buffer(folder / "buffer.pkl")
+    return model
+
+
+def add_to_replay_buffer(make_model, episodes, folder):
+    model = make_model(offline=True)
+    for _, episode, _ in episodes:
+        for t, reward in enumerate(episode.rewards):
+            done = np.array([t == len(episode.rewards) - 1])
+            pair = episode.observations[t][None], episode.observations[t + 1][None]
+            infos = [{"TimeLimit.truncated": bool(done[0]) and not episode.terminated}]
+            model.replay_buffer.add(*pair, episode.actions[t][None], np.array([reward]), done, infos)
+    return model
+
+
+def load_with_dataset(make_model, episodes, folder):
+    make_model().save(folder / "model.zip")
+    data = OfflineDataset.from_episodes(episodes)
+    return PWM.load(folder / "model.zip", env=Cliff(), dataset=data, offline=True, device="cpu")
+
+
+def offline_set_later(make_model, episodes, folder):
+    model = make_model(dataset=OfflineDataset.from_episodes(episodes))
+    model.offline = True
+    return model
+
+
+ENTRANCES = [constructor, add_dataset, load_replay_buffer, add_to_replay_buffer, load_with_dataset, offline_set_later]
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_data_behaves_alike_whatever_way_it_came(entrance, terminates, tmp_path, monkeypatch):
+    """``learn(n)`` makes n updates, and the termination head learns and is used if, and only if, episodes terminate."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (40, 3, 1)).astype(np.float32)
+    parts = [
+        SourceEpisode(
+            "cliff", Episode(Cliff.observations, action, np.ones(3, np.float32), terminates), f"episode {number}"
+        )
+        for number, action in enumerate(actions)
+    ]
+
+    def make_model(**kwargs):
+        sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)
+        return PWM(
+            "MlpPolicy", Cliff(), seed=0, batch_size=16, device="cpu", world_model=sizes, replay_critic_horizon=4,
+            policy_kwargs=dict(NETWORKS), **kwargs,
+        )  # fmt: skip
+
+    model = entrance(make_model, parts, tmp_path)
+    used: list[bool] = []
+    continuation = WorldModel.continuation
+    monkeypatch.setattr(WorldModel, "continuation", lambda *args: used.append(True) or continuation(*args))
+    before = [value.clone() for value in model.world_model.termination_network.parameters()]
+    assert model.learn(30).n_updates == 30
+    assert model.replay_buffer.has_terminations == terminates
+    assert ("train/termination_loss" in model.logger.name_to_value) == terminates
+    after = model.world_model.termination_network.parameters()
+    assert any(not th.equal(b, a) for b, a in zip(before, after, strict=True)) == terminates
+    assert len(used) == (30 if terminates else 0)
+
+
+def test_offline_updates_are_not_put_off_for_environments_in_processes(dataset, world_model):
+    """No environment steps, so nothing waits for one: each timestep makes its update before the next begins."""
+
+    class Updates(BaseCallback):
+        def _on_training_start(self):
+            self.seen = []
+
+        def _on_step(self):
+            self.seen.append(self.model.n_updates)
+            return True
+
+    env = make_vec_env("Pendulum-v1", n_envs=2, vec_env_cls=SubprocVecEnv)
+    model = PWM(
+        "MlpPolicy", env, world_model=world_model, dataset=dataset, task="pendulum-v1", offline=True, horizon=4,
+        batch_size=8, device="cpu", policy_kwargs=dict(NETWORKS),
+    )  # fmt: skip
+    callback = Updates()
+    model.learn(6, callback=callback)
+    env.close()
+    assert callback.seen == [0, 1, 2, 3, 4, 5]
+    assert model.n_updates == 6
+
+
+def test_more_than_an_update_per_timestep_is_refused_offline(dataset, world_model):
+    for gradient_steps in (0, 4):
+        model = make("Pendulum-v1", world_model, dataset, gradient_steps=gradient_steps)
+        with pytest.raises(ValueError, match=f"a timestep is one update, and gradient_steps={gradient_steps} asks"):
+            model.learn(5)
+    assert make("Pendulum-v1", world_model, dataset, gradient_steps=-1).learn(5).n_updates == 5
 
 
 # --- Persistence ----------------------------------------------------------------------------------------------------
@@ -266,7 +393,7 @@ def test_less_data_than_a_replayed_sequence_is_refused(dataset, world_model):
         make("Pendulum-v1", world_model, short).learn(5)
     model = make("Pendulum-v1", world_model, short, bc_coef=0.0, replay_critic_coef=0.0)
     model.learn(5)
-    assert model._n_updates == 5
+    assert model.n_updates == 5
 
 
 # --- Bad input ------------------------------------------------------------------------------------------------------
@@ -288,9 +415,6 @@ def test_shapes_that_do_not_fit(dataset, world_model):
         make("Pendulum-v1", world_model, dataset, task="cup-catch")
     with pytest.raises(ValueError, match="300 steps, the replay buffer room for 100: raise buffer_size"):
         make("Pendulum-v1", world_model, dataset, buffer_size=100)
-    with pytest.warns(UserWarning, match="policy_kwargs' latent_dim are not used"):
-        model = make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(latent_dim=32))
-    assert model.policy.world_model.config.latent_dim == 16
 
 
 def test_missing_data_and_normalized_observations(world_model, tmp_path):
@@ -301,7 +425,7 @@ def test_missing_data_and_normalized_observations(world_model, tmp_path):
         PWM("MlpPolicy", env, world_model=world_model)
     with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
         make("Pendulum-v1", tmp_path / "no.safetensors", None)
-    with pytest.raises(ValueError, match="bc_coef must be a number of at least 0"):
+    with pytest.raises(ValueError, match=r"bc_coef .* must be a number of at least 0, got -1\.0"):
         make("Pendulum-v1", world_model, None, bc_coef=-1.0)
     with pytest.raises(ValueError, match=r"bc_temperature must be a number above 0, got 0\.0"):
         make("Pendulum-v1", world_model, None, bc_temperature=0.0)

@@ -1,11 +1,12 @@
 """PWM as a user of SB3 meets it: learn, predict, save, load, errors at the door, and a task with a known optimum."""
 
+import copy
 import io
 import os
 import subprocess
 import sys
 import warnings
-from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,22 +15,20 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_pwm import PWM, SequenceReplayBuffer
+from sb3_pwm import PWM, SequenceReplayBuffer, WorldModel, WorldModelConfig
+from sb3_pwm.pwm import optimizers
+from sb3_pwm.pwm.update_functions import UpdateFunctions
 
 SMALL: dict[str, Any] = dict(
-    policy_kwargs=dict(
-        net_arch=dict(pi=[16], vf=[16]),
-        latent_dim=16,
-        world_model_kwargs=dict(mlp_dim=16, encoder_dim=16),
-        activation_fn=nn.SiLU,
-    ),
+    world_model=dict(latent_dim=16, mlp_dim=16, encoder_dim=16),
+    policy_kwargs=dict(net_arch=dict(pi=[16], vf=[16]), activation_fn=nn.SiLU),
     learning_starts=20,
     batch_size=8,
     device="cpu",
@@ -94,7 +93,7 @@ def test_learn(n_envs, env):
     before = parameters_of(model)
     model.learn(120)
     assert model.num_timesteps == 120
-    assert model._n_updates >= (120 - 20) // n_envs - 1
+    assert model.n_updates >= (120 - 20) // n_envs - 1
     after = parameters_of(model)
     for part in ("world_model.encoder", "world_model.dynamics", "world_model.reward_network", "actor", "critic"):
         assert any(not th.equal(before[name], after[name]) for name in before if name.startswith(part)), part
@@ -142,7 +141,7 @@ def test_observation_and_action_spaces(observation_space, tmp_path):
 def test_a_single_sequence_a_batch_and_a_horizon_of_one():
     """The smallest sizes that are accepted: no statistic of a single number may become NaN."""
     model = PWM("MlpPolicy", Drift(), seed=0, **{**SMALL, "batch_size": 1, "horizon": 1})
-    assert model.learn(40)._n_updates > 0
+    assert model.learn(40).n_updates > 0
 
 
 def test_logs_the_documented_metrics():
@@ -182,13 +181,13 @@ def test_termination_head_is_used_from_the_first_termination_on():
     model = PWM("MlpPolicy", Drift(), seed=0, **SMALL)
     before = parameters_of(model)
     model.learn(60)
-    assert not model._terminations_seen  # truncations only
+    assert not model.terminations_seen  # truncations only
     after = parameters_of(model)
     assert all(th.equal(before[n], after[n]) for n in before if n.startswith("world_model.termination_network"))
     model = PWM("MlpPolicy", Drift(terminates=True), seed=0, **SMALL)
     before = parameters_of(model)
     model.learn(100)
-    assert model._terminations_seen
+    assert model.terminations_seen
     after = parameters_of(model)
     assert any(not th.equal(before[n], after[n]) for n in before if n.startswith("world_model.termination_network"))
 
@@ -267,7 +266,7 @@ def test_save_load_continue(tmp_path, ent_coef):
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = PWM.load(tmp_path / "model", env=Drift(terminates=True), device="cpu")
     assert_same_parameters(parameters_of(model), parameters_of(loaded))
-    assert loaded._terminations_seen == model._terminations_seen
+    assert loaded.terminations_seen == model.terminations_seen
     # The same next update, given the same batch
     for candidate in (model, loaded):
         candidate.load_replay_buffer(tmp_path / "buffer")
@@ -320,11 +319,11 @@ def test_loaded_without_replay_buffer_collects_before_it_updates(tmp_path):
     model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(60)
     model.save(tmp_path / "model")
     loaded = PWM.load(tmp_path / "model", env=Drift(), device="cpu")
-    updates = loaded._n_updates
+    updates = loaded.n_updates
     loaded.learn(19, reset_num_timesteps=False)
-    assert loaded._n_updates == updates
+    assert loaded.n_updates == updates
     loaded.learn(10, reset_num_timesteps=False)
-    assert loaded._n_updates > updates
+    assert loaded.n_updates > updates
 
 
 def test_same_seed_same_result():
@@ -343,7 +342,9 @@ def test_vec_normalize_and_eval_callback(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # EvalCallback warns that the two environments are wrapped by different classes
         PWM("MlpPolicy", env, seed=0, **SMALL).learn(90, callback=callback, progress_bar=False)
-    assert (tmp_path / "evaluations.npz").exists()
+    evaluations = np.load(tmp_path / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [40, 80]
+    assert np.isfinite(evaluations["results"]).all()
 
 
 def test_learning_rate_schedules():
@@ -366,10 +367,89 @@ def test_learning_rate_schedules():
     assert rate(model.policy.world_model_optimizer) == pytest.approx(4e-4)
 
 
+def test_every_learning_rate_takes_a_linear_schedule(tmp_path):
+    rates = dict(learning_rate="lin_5e-4", critic_learning_rate="lin_1e-3", world_model_learning_rate="2e-3")
+    model = PWM("MlpPolicy", Drift(), seed=0, **rates, **SMALL)
+    assert (model.lr_schedule(1.0), model.lr_schedule(0.5), model.lr_schedule(0.0)) == (5e-4, 2.5e-4, 0.0)
+    assert model.learn(50).policy.actor_optimizer.param_groups[0]["lr"] < 1e-4
+    assert model.policy.world_model_optimizer.param_groups[0]["lr"] == pytest.approx(2e-3)
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=Drift(), learning_rate="lin_3e-4", device="cpu")
+    assert loaded.lr_schedule(0.5) == pytest.approx(1.5e-4)
+    with pytest.raises(ValueError, match=r"learning_rate='exp_3' is no learning rate"):
+        PWM("MlpPolicy", Drift(), learning_rate="exp_3")
+
+
+def test_the_callers_policy_kwargs_are_left_alone():
+    """A second model made with the same dictionary gets what the dictionary says, not the first one's world model."""
+    kwargs = dict(net_arch=dict(pi=[16], vf=[16]))
+    original = copy.deepcopy(kwargs)
+    pretrained = WorldModel(
+        WorldModelConfig(
+            observation_dim=1, action_dim=1, latent_dim=24, encoder_dim=8, mlp_dim=8, tasks=("Drift", "else")
+        )
+    )
+    first = PWM("MlpPolicy", Drift(), world_model=pretrained, task="else", policy_kwargs=kwargs, device="cpu")
+    assert first.world_model.config.latent_dim == 24
+    assert kwargs == original
+    second = PWM("MlpPolicy", Drift(), policy_kwargs=kwargs, device="cpu")
+    assert second.world_model.config.latent_dim == 64
+    assert second.policy.task is None
+
+
+def test_every_form_of_a_world_model(tmp_path):
+    config = WorldModelConfig(observation_dim=1, action_dim=1, latent_dim=16, encoder_dim=8, mlp_dim=8)
+    pretrained = WorldModel(config)
+    pretrained.save(tmp_path / "wm.safetensors")
+
+    def make(world_model):
+        return PWM("MlpPolicy", Drift(), world_model=world_model, seed=0, device="cpu")
+
+    assert make(None).world_model.config == make("200K").world_model.config == make({}).world_model.config
+    assert make("1M").world_model.config.mlp_dim == 384
+    fields = make(dict(size="1M", latent_dim=32)).world_model.config
+    assert (fields.latent_dim, fields.mlp_dim, fields.activation, fields.termination) == (32, 384, "silu", True)
+    assert make(config).world_model.config == config
+    assert not make(config).pretrained
+    for given in (pretrained, tmp_path / "wm.safetensors", str(tmp_path / "wm.safetensors")):
+        model = make(given)
+        assert model.pretrained
+        for name, value in pretrained.state_dict().items():
+            assert th.equal(value, model.world_model.state_dict()[name]), name
+
+
+def test_loss_coefficients_reach_the_world_model_loss():
+    """Without the reward's coefficient the reward network stays as it was; without the dynamics' the dynamics does."""
+    for coefficient, part in (("reward_coef", "reward_network"), ("dynamics_coef", "dynamics")):
+        zero = {"dynamics_coef": 0.0, "reward_coef": 0.0, "termination_coef": 0.0}
+        for kept in (True, False):
+            kwargs = {**zero, coefficient: 1.0 if kept else 0.0}
+            model = PWM("MlpPolicy", Drift(), seed=0, horizon=1, world_model_loss_kwargs=kwargs, **SMALL)
+            before = parameters_of(model)
+            model.learn(30)
+            name = f"world_model.{part}.0.weight"
+            output = next(n for n in before if n.startswith(f"world_model.{part}.2"))
+            moved = not (
+                th.equal(before[name], parameters_of(model)[name])
+                and th.equal(before[output], parameters_of(model)[output])
+            )
+            assert moved == kept, (coefficient, kept)
+
+
+def test_a_number_for_bc_coef_counts_online_too():
+    """``"auto"`` asks for no behavior term online; somebody who sets a number there gets it."""
+    model = PWM("MlpPolicy", Drift(), seed=0, bc_coef=0.5, **SMALL).learn(60)
+    assert "train/bc_loss" in model.logger.name_to_value
+    assert (model.phase.name, model.phase.bc_coef) == ("online", 0.5)
+    model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(60)
+    assert "train/bc_loss" not in model.logger.name_to_value
+    assert model.phase.bc_coef == 0.0
+
+
 def test_train_freq_in_episodes_and_gradient_steps_minus_one():
     model = PWM("MlpPolicy", Drift(), seed=0, train_freq=(1, "episode"), gradient_steps=-1, **SMALL)
     model.learn(90)
-    assert model._n_updates == 90  # three episodes of thirty steps, all of them after learning_starts
+    assert model.n_updates == 90  # three episodes of thirty steps, all of them after learning_starts
 
 
 @pytest.mark.parametrize("optimizer_class", [th.optim.AdamW, th.optim.SGD])
@@ -422,13 +502,19 @@ def test_failing_compiler_warns_once_and_learns_the_same(monkeypatch, fails):
         (dict(horizon=16), 6_000, True),
         (dict(horizon=16, compile=False), 6_000, False),
         (dict(horizon=3, compile=True), 100, True),
-        (dict(horizon=3, train_freq=(1, "episode"), gradient_steps=50), 1_000_000, False),
+        (dict(horizon=3, train_freq=(1, "episode"), gradient_steps=2), 1_000_000, False),
     ],
 )
-def test_automatic_compilation_goes_by_the_planned_updates(arguments, steps, expected):
-    model = PWM("MlpPolicy", Drift(), **{**SMALL, **arguments})
-    model._setup_learn(steps)
-    assert model._wants_compilation() == expected
+def test_automatic_compilation_goes_by_the_planned_updates(monkeypatch, arguments, steps, expected):
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 60
+
+    compiled: list[int] = []
+    monkeypatch.setattr(UpdateFunctions, "compile", lambda self, horizon, device: compiled.append(horizon))
+    model = PWM("MlpPolicy", Drift(), **{**SMALL, **arguments}).learn(steps, callback=Stop())
+    assert model.n_updates > 0
+    assert bool(compiled) == expected
 
 
 def test_bfloat16_learns_about_the_same():
@@ -478,7 +564,7 @@ def test_updates_run_while_subprocesses_step(monkeypatch):
     }
     for overlap, expected in orders.items():
         env = make_vec_env(Drift, 2, vec_env_cls=SubprocVecEnv)
-        model = PWM("MlpPolicy", env, seed=0, overlap=overlap, gradient_steps=-1, **SMALL)
+        model = PWM("MlpPolicy", env, seed=0, overlap_updates=overlap, gradient_steps=-1, **SMALL)
         order: list[str] = []
 
         def record(owner, method, event, order=order):
@@ -492,14 +578,14 @@ def test_updates_run_while_subprocesses_step(monkeypatch):
 
         record(env, "step_async", "send")
         record(env, "step_wait", "wait")
-        record(model, "_update_actor_and_critics", "update")
+        record(model.policy.return_scale, "update", "update")  # once in every update
         model.learn(60)
         assert order == expected
-        assert model._n_updates == 60 - SMALL["learning_starts"]
+        assert model.n_updates == 60 - SMALL["learning_starts"]
         env.close()
 
 
-def test_overlap_leaves_no_environment_waiting_after_an_error():
+def test_overlap_leaves_no_environment_waiting_after_an_error(monkeypatch):
     env = make_vec_env(Drift, 2, vec_env_cls=SubprocVecEnv)
     model = PWM("MlpPolicy", env, seed=0, **SMALL)
     model.learn(30)
@@ -507,13 +593,13 @@ def test_overlap_leaves_no_environment_waiting_after_an_error():
     def fail(*args):
         raise ValueError("stop here")
 
-    model._update_world_model = fail
-    with pytest.raises(ValueError, match="stop here"):
-        model.learn(10, reset_num_timesteps=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(model.policy.reward_scale, "update", fail)
+        with pytest.raises(ValueError, match="stop here"):
+            model.learn(10, reset_num_timesteps=False)
     observations = env.reset()
     assert observations.shape == (2, 1)
     assert (np.abs(observations) <= 1.0).all()  # what a reset gives
-    del model._update_world_model
     model.learn(10, reset_num_timesteps=False)
     env.close()
 
@@ -533,8 +619,8 @@ def test_device_allocators_error_is_explained(monkeypatch):
     def full(*args):
         raise th.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(model, "_update_actor_and_critics", full)
-    with pytest.raises(MemoryError, match=r"world_model_size.*Tried to allocate 2\.00 GiB"):
+    monkeypatch.setattr(model.policy.return_scale, "update", full)
+    with pytest.raises(MemoryError, match=r"size of the world_model.*Tried to allocate 2\.00 GiB"):
         model.train(1, batch_size=8)
 
 
@@ -612,8 +698,14 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(world_model_learning_rate="fast"), "world_model_learning_rate"),
         (dict(policy_kwargs=dict(net_arch=dict(pi=[64]))), "net_arch"),
         (dict(policy_kwargs=dict(activation_fn="tanh")), "activation_fn"),
-        (dict(policy_kwargs=dict(world_model_size="2M")), "'2M'"),
-        (dict(policy_kwargs=dict(latent_dim=30)), "latent_dim"),
+        (dict(world_model="2M"), r"world_model='2M' is neither a preset \(200K, 1M, .*\) nor a file"),
+        (dict(world_model=dict(size="2M")), "'2M'"),
+        (dict(world_model=dict(latent_dim=30)), "latent_dim"),
+        (dict(world_model=dict(latent_dims=32)), "has no field 'latent_dims': did you mean 'latent_dim'"),
+        (dict(policy_kwargs=dict(world_model="1M")), "world_model is given twice"),
+        (dict(world_model_loss_kwargs=[1]), "world_model_loss_kwargs must be a dictionary"),
+        (dict(world_model_loss_kwargs=dict(dynamic_coef=1)), "dynamics_coef.*, got 'dynamic_coef'"),
+        (dict(world_model_loss_kwargs=dict(reward_coef=-1)), r"world_model_loss_kwargs\['reward_coef'\]"),
         (dict(replay_buffer_class=__import__("stable_baselines3").common.buffers.ReplayBuffer), "ReplayBuffer"),
     ],
 )
@@ -655,6 +747,40 @@ def test_unknown_keyword_names_the_nearest():
         PWM("MlpPolicy", Drift(), n_steps=3)
     with pytest.raises(TypeError, match=r"no argument 'n_critic': did you mean 'n_critics'"):
         PWM("MlpPolicy", Drift(), policy_kwargs=dict(n_critic=4))
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        ("world_model_steps", 0, "world_model_updates"),
+        ("critic_epochs", 2, "n_critic_epochs"),
+        ("critic_minibatches", 2, "n_critic_minibatches"),
+        ("behaviour_coef", 1.0, "bc_coef"),
+        ("behaviour_temperature", 1.0, "bc_temperature"),
+        ("checkpoint_rollout", True, "gradient_checkpointing"),
+        ("overlap", False, "overlap_updates"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(tmp_path, old, value, new):
+    with pytest.raises(TypeError, match=rf"no argument '{old}': it is called {new} now"):
+        PWM("MlpPolicy", Drift(), **{old: value})
+    PWM("MlpPolicy", Drift(), **SMALL).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=rf"no argument '{old}': it is called {new} now"):
+        PWM.load(tmp_path / "model", **{old: value})
+
+
+@pytest.mark.parametrize(
+    ("old", "remedy"),
+    [
+        (dict(world_model_size="1M"), r"give the preset's name as PWM\(world_model=\.\.\.\)"),
+        (dict(latent_dim=32), r"PWM\(world_model=dict\(latent_dim=\.\.\.\)\)"),
+        (dict(world_model_kwargs=dict(mlp_dim=8)), r"given as PWM\(world_model=dict\(\.\.\.\)\)"),
+        (dict(world_model_config=dict(mlp_dim=8)), r"given as PWM\(world_model=dict\(\.\.\.\)\)"),
+    ],
+)
+def test_old_names_in_policy_kwargs_are_refused_with_the_new_one(old, remedy):
+    with pytest.raises(TypeError, match=rf"no argument '{next(iter(old))}': .*{remedy}"):
+        PWM("MlpPolicy", Drift(), policy_kwargs=old)
 
 
 def test_discrete_actions_are_refused():
@@ -700,9 +826,10 @@ def test_nan_gradient_stops_with_step_and_name():
     assert all(th.equal(before[name], after[name]) for name in before if name.startswith("actor"))
 
 
-def test_nan_gradient_is_found_after_the_updates_where_waiting_is_dear():
+def test_nan_gradient_is_found_after_the_updates_where_waiting_is_dear(monkeypatch):
     model = PWM("MlpPolicy", Drift(), seed=0, **SMALL).learn(40)
-    model._checks_at_once = False  # as on a GPU
+    unchecked = partial(optimizers.step, check_finite=False)  # as on a GPU
+    monkeypatch.setattr(optimizers, "step", lambda *args, check_finite: unchecked(*args))
     with th.no_grad():
         model.policy.actor.mean[0].weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"train/\w+ is not finite at step 40, update 22"):
@@ -721,18 +848,20 @@ class HostReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("arguments", [{}, dict(ent_coef=0.01, replay_critic_coef=1.0, replay_critic_horizon=4)])
-def test_an_update_does_not_wait_for_the_device(arguments):
+def test_an_update_does_not_wait_for_the_device(monkeypatch, arguments):
     model = PWM("MlpPolicy", Drift(), seed=0, **{**SMALL, **arguments}).learn(40)
-    metrics = defaultdict(list)
-    counts = {}
-    for at_once in (True, False):
-        model._checks_at_once = at_once
-        with HostReads() as reads:
-            batch = model._sample(8, 3)
-            model._update_world_model(batch, metrics)
-            model._update_actor_and_critics(batch, metrics)
-        counts[at_once] = reads.count
-    assert counts == {True: 3, False: 0}  # three gradients are checked
+    original, counts = optimizers.step, {}
+    for check in (True, False):
+        step = partial(original, check_finite=check)
+        monkeypatch.setattr(optimizers, "step", lambda *args, check_finite, step=step: step(*args))
+        for n_updates in (1, 3):
+            with HostReads() as reads:
+                model.train(gradient_steps=n_updates, batch_size=8)
+            counts[check, n_updates] = reads.count
+    # Three gradients are checked in every update; nothing else reads a value, but for the metrics at the end.
+    assert counts[True, 1] - counts[False, 1] == 3
+    assert counts[True, 3] - counts[False, 3] == 9
+    assert counts[False, 3] == counts[False, 1] <= 1
 
 
 # --- learning -----------------------------------------------------------------------------------------------------
@@ -753,12 +882,8 @@ def test_reaches_the_known_optimum():
         critic_learning_rate="lin_2e-3",
         world_model_learning_rate=1e-3,
         device="cpu",
-        policy_kwargs=dict(
-            net_arch=dict(pi=[64], vf=[64]),
-            latent_dim=32,
-            world_model_kwargs=dict(mlp_dim=64, encoder_dim=64),
-            activation_fn=nn.SiLU,
-        ),
+        world_model=dict(latent_dim=32, mlp_dim=64, encoder_dim=64),
+        policy_kwargs=dict(net_arch=dict(pi=[64], vf=[64]), activation_fn=nn.SiLU),
     )
     model.learn(1200)
 

@@ -427,13 +427,16 @@ def _read_file_format(path: str | Path | BufferedIOBase) -> int:
     :param path: A saved model, or an open binary file.
     :return: The format that it was written in; 1 if it does not say, :data:`FILE_FORMAT` if it is no model at all.
     """
-    with open_path(path, "r", verbose=0, suffix="zip") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                data = json.loads(archive.read("data"))
-        except (KeyError, UnicodeDecodeError):  # SB3 says what is missing
-            return FILE_FORMAT
-        finally:
+    file = open_path(path, "r", verbose=0, suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data = json.loads(archive.read("data"))
+    except (KeyError, UnicodeDecodeError):  # SB3 says what is missing
+        return FILE_FORMAT
+    finally:
+        if isinstance(path, str | Path):
+            file.close()
+        else:
             file.seek(0)
     # Models of other algorithms have no format of ours: SB3 says below what does not fit.
     if "file_format" not in data and "world_model_learning_rate" not in data:

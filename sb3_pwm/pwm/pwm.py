@@ -340,7 +340,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             return
         self._prepare_updates()
         phase, metrics = self.phase, Metrics()
-        with explain_out_of_memory(f"an update on {self.device}", self._memory_advice):
+        with explain_out_of_memory(f"an update on {self.device}", self._memory_advice(batch_size)):
             for _ in range(gradient_steps):
                 # At least one batch even if the world model is frozen: rollouts start from replayed states.
                 for _ in range(max(phase.n_world_model_updates, 1)):
@@ -471,10 +471,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         for group in policy.world_model_optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
 
-    @property
-    def _memory_advice(self) -> str:
+    def _memory_advice(self, batch_size: int) -> str:
         return (
-            f"Lower batch_size (now {self.batch_size}), horizon (now {self.horizon}) or the size of the world_model, "
+            f"Lower batch_size (now {batch_size}), horizon (now {self.horizon}) or the size of the world_model, "
             "raise n_critic_minibatches, set gradient_checkpointing=True, or keep the replay buffer on the host with "
             'replay_buffer_kwargs=dict(storage="host").'
         )
@@ -514,9 +513,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         """
         if kwargs.pop("world_model", None) is not None:
             warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
-        if "dataset" in kwargs:
-            kwargs["_given"] = Given(dataset=kwargs.pop("dataset"))
-        return super().load(path, env, *args, **kwargs)
+        dataset = arguments.resolve_dataset(kwargs.pop("dataset", None))
+        model = super().load(path, env, *args, **kwargs)
+        if dataset is not None:
+            model.add_dataset(dataset)
+        return model
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_functions", "_given"]

@@ -1,0 +1,250 @@
+"""Losses of actor, critics and entropy coefficient against numbers that were worked out by hand."""
+
+import copy
+import math
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_pwm.data.types import SequenceBatch
+from sb3_pwm.pwm.imagination import LatentRollout, imagine
+from sb3_pwm.pwm.losses import (
+    CriticTargets,
+    ReplayedStates,
+    actor_loss,
+    advantage_weights,
+    behavior_loss,
+    critic_loss,
+    discount_weights,
+    ent_coef_loss,
+    imagined_return,
+    imagined_targets,
+    replayed_targets,
+    td_lambda_returns,
+    with_replayed,
+)
+from sb3_pwm.pwm.networks import Actor
+from sb3_pwm.pwm.optimizers import step
+from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, Phase, current_phase
+from sb3_pwm.world_model import WorldModel, WorldModelConfig
+
+REWARDS = th.tensor([[1.0], [2.0], [3.0]])
+NEXT_VALUES = th.tensor([[10.0], [20.0], [30.0]])
+CONTINUES = th.tensor([[1.0], [0.5], [1.0]])
+
+
+@pytest.mark.parametrize(
+    ("td_lambda", "expected"),
+    [
+        # gamma 0.9. lambda 0: r + 0.9 c V
+        (0.0, [1 + 0.9 * 10, 2 + 0.9 * 0.5 * 20, 3 + 0.9 * 30]),
+        # lambda 1: the discounted sum; from the back 30, then 2 + 0.45 * 30 = 15.5, then 1 + 0.9 * 15.5 = 14.95
+        (1.0, [14.95, 15.5, 30.0]),
+        # lambda 0.5: 30, then 2 + 0.45 * (10 + 15) = 13.25, then 1 + 0.9 * (5 + 6.625) = 11.4625
+        (0.5, [11.4625, 13.25, 30.0]),
+    ],
+)
+def test_td_lambda_by_hand(td_lambda, expected):
+    targets = td_lambda_returns(REWARDS, CONTINUES, NEXT_VALUES, gamma=0.9, td_lambda=td_lambda)
+    th.testing.assert_close(targets.squeeze(-1), th.tensor(expected))
+
+
+def test_td_lambda_of_each_step_stops_at_an_episode_end_by_hand():
+    # gamma 0.9, lambda 1, the episode cut off after the second step: it bootstraps from its own next value of 20
+    lambdas = th.tensor([[1.0], [0.0], [1.0]])
+    targets = td_lambda_returns(REWARDS, th.ones(3, 1), NEXT_VALUES, gamma=0.9, td_lambda=lambdas)
+    second = 2 + 0.9 * 20
+    th.testing.assert_close(targets.squeeze(-1), th.tensor([1 + 0.9 * second, second, 3 + 0.9 * 30]))
+
+
+def test_discount_weights_and_return_by_hand():
+    weights = discount_weights(CONTINUES, gamma=0.9)
+    th.testing.assert_close(weights.squeeze(-1), th.tensor([1.0, 0.9, 0.405, 0.3645]))
+    value = imagined_return(REWARDS, CONTINUES, NEXT_VALUES[-1], gamma=0.9)
+    th.testing.assert_close(value, th.tensor([1.0 + 0.9 * 2.0 + 0.405 * 3.0 + 0.3645 * 30.0]))
+
+
+def test_return_of_first_state_is_td_lambda_one():
+    value = imagined_return(REWARDS, CONTINUES, NEXT_VALUES[-1], gamma=0.97)
+    targets = td_lambda_returns(REWARDS, CONTINUES, NEXT_VALUES, gamma=0.97, td_lambda=1.0)
+    th.testing.assert_close(value, targets[0])
+
+
+def test_critic_loss_by_hand():
+    values = th.tensor([[1.0, 2.0], [0.0, 0.0]])  # two members, two states
+    loss = critic_loss(values, th.tensor([2.0, 4.0]), th.tensor([1.0, 0.5]))
+    assert loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 2 + (4.0 + 0.5 * 16.0) / 2)
+
+
+def test_advantage_weights_by_hand():
+    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
+    mask = th.tensor([1.0, 1.0, 1.0, 0.0])
+    # Mean 2 and standard deviation sqrt(2/3) of the three that count
+    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
+    expected = [*(3 * value / sum(raw) for value in raw), 0.0]
+    assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
+    assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # Units do not matter, and a maximum bounds what one step counts
+    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
+    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
+    # All alike, or none that counts: finite
+    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
+
+
+def rollout_by_hand() -> LatentRollout:
+    """Two steps of two rollouts; the first episode ends with probability 1/2 after its first step."""
+    return LatentRollout(
+        latents=th.arange(6.0).reshape(3, 2, 1),
+        actions=th.zeros(2, 2, 1),
+        rewards=th.tensor([[2.0, 4.0], [6.0, 8.0]]),
+        continues=th.tensor([[0.5, 1.0], [1.0, 1.0]]),
+        log_probs=th.tensor([[-1.0, -2.0], [-3.0, -4.0]]),
+    )
+
+
+def test_actor_loss_by_hand():
+    # Rewards in units of 2: 1, 2 and 3, 4. gamma 0.5, final values 8 and 16.
+    loss = actor_loss(
+        rollout_by_hand(), th.tensor([8.0, 16.0]), th.tensor(2.0), th.tensor(4.0), th.tensor(0.1), gamma=0.5
+    )
+    returns = [1 + 0.25 * 3 + 0.125 * 8, 2 + 0.5 * 4 + 0.25 * 16]
+    log_prob = (-1 - 2 - 0.5 * 3 - 4) / 4  # the second step of the first rollout is reached with probability 1/2
+    assert loss.returns.tolist() == pytest.approx(returns)
+    assert loss.log_prob.item() == pytest.approx(log_prob)
+    assert loss.total.item() == pytest.approx(-sum(returns) / 2 / 4 + 0.1 * log_prob)
+    # A return scale below 1 does not blow the loss up
+    small = actor_loss(
+        rollout_by_hand(), th.tensor([8.0, 16.0]), th.tensor(2.0), th.tensor(0.1), th.tensor(0.0), gamma=0.5
+    )
+    assert small.total.item() == pytest.approx(-sum(returns) / 2)
+
+
+def test_imagined_targets_by_hand():
+    targets = imagined_targets(
+        rollout_by_hand(), th.tensor([[10.0, 20.0], [8.0, 16.0]]), th.tensor(2.0), gamma=0.5, td_lambda=1.0
+    )
+    last = [3 + 0.5 * 8, 4 + 0.5 * 16]
+    assert targets.targets.tolist() == pytest.approx([1 + 0.25 * last[0], 2 + 0.5 * last[1], *last])
+    assert targets.weights.tolist() == pytest.approx([1.0, 1.0, 0.5, 1.0])
+    assert targets.latents.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_replayed_targets_by_hand():
+    """The first of two sequences is cut off after its first step, the second terminates with its last."""
+    batch = SequenceBatch(
+        observations=th.zeros(3, 2, 1),
+        actions=th.zeros(2, 2, 1),
+        rewards=th.tensor([[2.0, 4.0], [6.0, 8.0]]),
+        terminations=th.tensor([[0.0, 0.0], [0.0, 1.0]]),
+        mask=th.tensor([[1.0, 1.0], [0.0, 1.0]]),
+    )
+    values = th.tensor([[0.0, 0.0], [10.0, 20.0], [30.0, 40.0]])
+    states = replayed_targets(th.zeros(3, 2, 4), values, batch, th.tensor(2.0), gamma=0.5, td_lambda=1.0)
+    # Cut off: 1 + 0.5 * 10. Then a step of another episode, masked. Terminated: 4; before it 2 + 0.5 * 4.
+    assert states.targets.tolist() == pytest.approx([1 + 0.5 * 10, 2 + 0.5 * 4, 3 + 0.5 * 30, 4.0])
+    assert states.mask.tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert states.values.tolist() == [0.0, 0.0, 10.0, 20.0]
+
+
+def test_replayed_states_leave_the_weight_of_imagined_ones():
+    """The loss over both is the imagined states' loss, and coef times the replayed states' summed errors."""
+    th.manual_seed(0)
+    imagined = CriticTargets(th.randn(6, 2), th.randn(6), th.rand(6))
+    replayed = ReplayedStates(th.randn(4, 2), th.zeros(4, 1), th.randn(4), th.zeros(4), th.tensor([1.0, 1.0, 0.0, 1.0]))
+    both = with_replayed(imagined, replayed, coef=0.3)
+    values = th.randn(1, 10)
+    loss = critic_loss(values, both.targets, both.weights)
+    alone = critic_loss(values[:, :6], imagined.targets, imagined.weights)
+    errors = ((values[0, 6:] - replayed.targets) ** 2 * replayed.mask).sum() / 6
+    assert loss.item() == pytest.approx((alone + 0.3 * errors).item(), rel=1e-5)
+
+
+def test_behavior_loss_by_hand():
+    replayed = ReplayedStates(
+        latents=th.zeros(2, 1),
+        actions=th.tensor([[0.5, 0.0], [-0.5, 1.0]]),
+        targets=th.tensor([1.0, 3.0]),
+        values=th.tensor([0.0, 0.0]),
+        mask=th.ones(2),
+    )
+    means = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]]))
+    distances = [0.3**2, 0.5**2 + 0.5**2]
+    assert behavior_loss(means, replayed, math.inf).item() == pytest.approx(sum(distances) / 2)
+    low, high = (2 * math.exp(sign) / (math.exp(-1) + math.exp(1)) for sign in (-1, 1))
+    assert behavior_loss(means, replayed, 1.0).item() == pytest.approx((low * distances[0] + high * distances[1]) / 2)
+
+
+def test_entropy_coefficient_moves_towards_the_target():
+    log_ent_coef = th.zeros(1, requires_grad=True)
+    for log_prob, direction in ((-3.0, -1), (3.0, 1)):  # an entropy of 3 is above the target of 1: less bonus
+        (gradient,) = th.autograd.grad(ent_coef_loss(log_ent_coef, th.tensor(log_prob), 1.0), log_ent_coef)
+        assert gradient.item() == pytest.approx(-(log_prob + 1.0))
+        assert math.copysign(1, -gradient.item()) == direction
+
+
+# --- Steps of an optimizer -------------------------------------------------------------------------------------------
+
+
+def test_a_loss_is_the_same_at_each_evaluation_on_one_sample():
+    """What L-BFGS needs: no state changes and no number is drawn while a loss is evaluated."""
+    th.manual_seed(0)
+    world_model = WorldModel(
+        WorldModelConfig(observation_dim=3, action_dim=2, latent_dim=16, encoder_dim=8, mlp_dim=8, termination=True)
+    )
+    nn.init.normal_(world_model.reward_network[-1].weight, std=0.5)
+    actor, critic = Actor(16, 2, [8], nn.SiLU), nn.Linear(16, 1)
+    start, noise = world_model.encode(th.randn(5, 3)).detach(), th.randn(4, 5, 2)
+    scales = th.tensor(0.7), th.tensor(2.0), th.tensor(0.05)
+
+    def evaluate() -> tuple[th.Tensor, ...]:
+        rollout = imagine(world_model, actor, start, noise, termination=True)
+        loss = actor_loss(rollout, critic(rollout.latents[-1]).squeeze(-1), *scales, gamma=0.9)
+        return loss.total, *th.autograd.grad(loss.total, actor.parameters())
+
+    state, generator = copy.deepcopy(world_model.state_dict()), th.get_rng_state()
+    first, second = evaluate(), evaluate()
+    assert all(th.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(gradient.abs().max() > 1e-6 for gradient in first[1:])
+    assert th.equal(generator, th.get_rng_state())
+    assert all(th.equal(value, world_model.state_dict()[name]) for name, value in state.items())
+
+
+def test_a_step_moves_only_its_own_parameters_and_clips():
+    ours, frozen = th.nn.Parameter(th.tensor([3.0, 4.0])), th.nn.Parameter(th.tensor([1.0, 1.0]))
+    optimizer = th.optim.SGD([ours], lr=1.0)
+    result, norm = step(optimizer, lambda: ((ours * ours * frozen).sum() / 2, "seen"), clip=1.0)
+    # The gradient (3, 4) has norm 5 and is scaled to norm 1.
+    assert (result, norm.item()) == ("seen", pytest.approx(5.0))
+    assert ours.tolist() == pytest.approx([3.0 - 0.6, 4.0 - 0.8])
+    assert frozen.tolist() == [1.0, 1.0]
+    assert frozen.grad is None
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    parameter = th.nn.Parameter(th.tensor([1.0]))
+    optimizer = th.optim.SGD([parameter], lr=1.0)
+    with pytest.raises(FloatingPointError):
+        step(optimizer, lambda: ((parameter * math.nan).sum(), None), clip=1.0)
+    assert parameter.item() == 1.0
+
+
+# --- Phases ----------------------------------------------------------------------------------------------------------
+
+
+def test_phases():
+    def phase(offline, learned_offline, pretrained, *values):
+        return current_phase(offline, learned_offline, pretrained, *(values or ("auto", "auto", "auto")))
+
+    assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, 0.0, 0.0)
+    assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, 1.0, 1.0)
+    assert phase(True, False, False) == Phase(OFFLINE, 1, 1.0, 1.0)
+    assert phase(False, True, True) == phase(False, True, False) == Phase(OFFLINE_TO_ONLINE, 1, 1.0, 1.0)
+    for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
+        given = phase(*flags, 3, 0.25, 0.5)
+        assert (given.n_world_model_updates, given.replay_critic_coef, given.bc_coef) == (3, 0.25, 0.5)
+    assert not phase(False, False, False).replays
+    assert phase(False, False, False, 0, 0.0, 0.1).replays
+    assert not phase(False, False, False, 0, 0.0, 0.1).trains_world_model
