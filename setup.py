@@ -73,7 +73,10 @@ setup(
         "tensorboard>=2.9",
         "safetensors>=0.4",
         "psutil",
+        "tqdm",
+        "tyro>=1",
     ],
+    entry_points={"console_scripts": ["sb3-pwm = sb3_pwm.cli:main"]},
     extras_require={
         # 3.1 pins a MuJoCo that dm_control 1.0.49 refuses.
         "metaworld": ["metaworld>=3.0.0,<3.1"],
@@ -89,12 +92,15 @@ setup(
             "onnxscript>=0.3",
             "pytest",
             "pytest-xdist",
+            "rliable>=1.2",
             "hypothesis",
             "ruff",
             "mypy",
             "types-PyYAML",
             "setuptools>=77",
         ],
+        # The curves and tables of benchmarks/
+        "benchmarks": ["rliable>=1.2"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo"],
     },
 )

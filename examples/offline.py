@@ -24,7 +24,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_pwm  # registers Cartpole-swingup, Walker-walk, ...
-from sb3_pwm.pretrain import Settings, pretrain
+from sb3_pwm.pretrain import PretrainConfig, pretrain
 
 TASKS = ("Pendulum-v1", "Cartpole-swingup")
 
@@ -59,9 +59,9 @@ def main() -> None:
         tasks=dataset.tasks,
         activation="silu",
     )
-    settings = Settings(steps=args.pretraining_steps, batch_size=128, horizon=4, learning_rate=1e-3)
+    pretraining = PretrainConfig(steps=args.pretraining_steps, batch_size=128, horizon=4, learning_rate=1e-3)
     (args.out / "world_model.safetensors").unlink(missing_ok=True)
-    pretrain(dataset, config, args.out / "world_model.safetensors", settings)
+    pretrain(dataset, config, args.out / "world_model.safetensors", pretraining)
 
     # A policy for each
     figure, axes = plt.subplots(1, len(TASKS), figsize=(5 * len(TASKS), 4), layout="constrained")

@@ -39,7 +39,7 @@ def main() -> None:
         left = args.steps - model.num_timesteps
         callback = CheckpointCallback(args.every, args.out, **kept)
         model.learn(left, callback, reset_num_timesteps=False, progress_bar=True)
-    print(f"{model.num_timesteps} steps, {model._n_updates} updates")
+    print(f"{model.num_timesteps} steps, {model.n_updates} updates")
 
 
 if __name__ == "__main__":

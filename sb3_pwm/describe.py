@@ -1,21 +1,20 @@
-"""
-What data sets hold: a table, and a picture of the episodes' returns.
-
-::
-
-    python -m sb3_pwm.describe data --out returns.png
-"""
+"""What data sets hold: a table, and a picture of the episodes' returns. Also the command ``sb3-pwm describe``."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from sb3_pwm.common.commands import run_command
 from sb3_pwm.common.files import atomic_write, with_suffix
 from sb3_pwm.data.readers.minari import default_folder, find_datasets, iterate_episodes, open_dataset
 
@@ -109,9 +108,6 @@ def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> No
     :param out: The picture, a PNG.
     :param columns: Histograms in a row, at most.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(columns, len(descriptions))
     n_rows = -(-len(descriptions) // columns)
     figure = Figure(figsize=(2.1 * columns, 1.6 * n_rows))
@@ -135,33 +131,32 @@ def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> No
         figure.savefig(file, dpi=110, format="png")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line, see the module."""
-    from tqdm import tqdm
+@dataclasses.dataclass(frozen=True)
+class Describe:
+    """
+    Show what data sets hold: a table, and a picture of the episodes' returns.
 
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_pwm.describe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "folders",
-        nargs="*",
-        type=Path,
-        help="data sets, or folders with data sets below them (default: where Minari keeps them)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("returns.png"), help="the picture of the returns")
-    options = parser.parse_args(arguments)
-    try:
-        paths = [path for folder in options.folders or [default_folder()] for path in find_datasets(folder)]
+    :param folders: Data sets, or folders with data sets below them; none: the folder where Minari keeps them.
+    :param out: File of the picture, a PNG.
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    out: Path = Path("returns.png")
+
+    def run(self) -> None:
+        """
+        Print the table and draw the picture.
+
+        :raises FileNotFoundError: If there is no data set.
+        :raises ValueError: If a data set is damaged.
+        """
+        paths = [path for folder in self.folders or (default_folder(),) for path in find_datasets(folder)]
         descriptions = [describe(path) for path in tqdm(paths, unit="data set", disable=None, leave=False)]
-        out = with_suffix(options.out, ".png")
+        out = with_suffix(self.out, ".png")
         plot(descriptions, out)
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(table(descriptions))
-    print(f"Written: {out}")
+        print(table(descriptions))
+        print(f"Written: {out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(Describe, "sb3-pwm describe")

@@ -7,9 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-TINY: dict[str, Any] = dict(
-    latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8])
-)
+# Arguments of a policy with networks as small as they can be
+TINY: dict[str, Any] = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8]))
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 ACTIONS = spaces.Box(-2.0, 1.0, (2,), np.float32)
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_pwm import OfflineDataset
-from sb3_pwm.data.dataset import Episode, SourceEpisode
+from sb3_pwm.data.types import Episode, SourceEpisode
 
 
 def numbered(n_steps, first=0.0, observation_dim=2, action_dim=1, terminated=False):

@@ -1,24 +1,18 @@
-"""What `python -m sb3_pwm.describe` says of data sets, good ones and damaged ones."""
+"""What `sb3-pwm describe` says of data sets, good ones and damaged ones."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sb3_pwm.cli import main
 from sb3_pwm.collect import collect
 from sb3_pwm.collect.behaviors import Behavior
 from sb3_pwm.data.readers.minari import find_datasets, open_dataset
 from sb3_pwm.describe import describe, table
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
-
-
-def command(*arguments, **options):
-    line = [sys.executable, "-m", "sb3_pwm.describe", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +32,9 @@ def copy(data, tmp_path):
     return folder
 
 
-def test_command_shows_a_table_and_a_picture(data, tmp_path):
-    process = command(data, "--out", tmp_path / "returns.png")
-    assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()
+def test_command_shows_a_table_and_a_picture(data, tmp_path, capsys):
+    main(["describe", str(data), "--out", str(tmp_path / "returns.png")])
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["mt30/cup-spin-v0", "mt30/walker-stand-v0"]
     episodes = list(open_dataset(data / "mt30" / "walker-stand-v0").iterate_episodes())
     returns = [sum(map(float, episode.rewards)) for episode in episodes]
@@ -82,15 +75,16 @@ def test_one_data_set_and_unfinished_ones(data, tmp_path):
         find_datasets(tmp_path / "nowhere")
 
 
-def test_truncated_file_is_named(copy):
+def test_truncated_file_is_named(copy, capsys):
     file = copy / "data" / "main_data.hdf5"
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    process = command(copy, "--out", copy / "returns.png")
-    assert process.returncode == 1
-    assert str(file) in process.stderr
-    assert "damaged" in process.stderr
-    assert "Traceback" not in process.stderr
+    with pytest.raises(SystemExit) as error:
+        main(["describe", str(copy), "--out", str(copy / "returns.png")])
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert str(file) in message
+    assert "damaged" in message
     assert not (copy / "returns.png").exists()
 
 

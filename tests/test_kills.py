@@ -32,9 +32,9 @@ TRAIN = textwrap.dedent(
         model.load_replay_buffer(checkpoint.replay_buffer)
         assert model.num_timesteps == checkpoint.steps
         n_stored = model.replay_buffer.size()
-        print("resumed", checkpoint.steps, n_stored, int(env.obs_rms.count), model._n_updates, flush=True)
+        print("resumed", checkpoint.steps, n_stored, int(env.obs_rms.count), model.n_updates, flush=True)
     else:
-        tiny = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
+        tiny = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
         model = PWM("MlpPolicy", VecNormalize(env), learning_starts=20, batch_size=8, buffer_size=20_000, seed=0,
                     device="cpu", policy_kwargs=tiny)
         print("begun", flush=True)

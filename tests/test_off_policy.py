@@ -59,7 +59,7 @@ def test_train_freq_and_gradient_steps(train_freq, gradient_steps, n_envs, steps
     env = make_vec_env(RandomEnv, n_envs, seed=0)
     model = make(env, train_freq=train_freq, gradient_steps=gradient_steps).learn(steps)
     assert model.num_timesteps == steps
-    assert model._n_updates == updates
+    assert model.n_updates == updates
     assert model.logger.name_to_value.get("train/n_updates", 0) == updates
 
 
@@ -73,9 +73,9 @@ def test_updates_begin_with_the_first_sequence():
     """However few random steps were asked for: a sequence has horizon steps per environment."""
     model = make(make_vec_env(RandomEnv, 2, seed=0), learning_starts=0, horizon=5, gradient_steps=-1)
     model.learn(16)
-    assert model._n_updates == 8  # from the fifth of eight steps on, two each
+    assert model.n_updates == 8  # from the fifth of eight steps on, two each
     model = make(learning_starts=0, replay_critic_coef=1.0, replay_critic_horizon=9).learn(12)
-    assert model._n_updates == 4
+    assert model.n_updates == 4
 
 
 def test_random_actions_until_learning_starts():
@@ -256,7 +256,7 @@ def test_logger_of_every_format(tmp_path):
     assert np.isfinite(float(rows[-1]["train/actor_loss"]))
     assert [int(row["time/total_timesteps"]) for row in rows] == [12, 24, 36, 48, 60]
     lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
-    assert lines[-1]["train/n_updates"] == model._n_updates - 1  # an episode's end is logged before the update
+    assert lines[-1]["train/n_updates"] == model.n_updates - 1  # an episode's end is logged before the update
     assert "critic_loss" in (tmp_path / "log.txt").read_text()
 
 

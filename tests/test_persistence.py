@@ -134,7 +134,7 @@ def test_a_new_process_goes_on_bit_for_bit(tmp_path, policy, settings):
     assert any(not th.equal(value, model.policy.state_dict()[name]) for name, value in before.items())
     continued = PWM.load(tmp_path / "continued", device="cpu")
     assert_same_parameters(model, continued)
-    assert continued._n_updates == model._n_updates
+    assert continued.n_updates == model.n_updates
     assert continued.num_timesteps == 40
 
 
@@ -285,10 +285,10 @@ def test_another_number_of_environments(tmp_path, n_before, n_after, once):
     loaded.load_replay_buffer(tmp_path / "buffer")
     n_stored = loaded.replay_buffer.size()
     assert n_stored == model.replay_buffer.size() * n_before // n_after
-    steps, updates = loaded.num_timesteps, loaded._n_updates
+    steps, updates = loaded.num_timesteps, loaded.n_updates
     loaded.learn(6 * n_after, reset_num_timesteps=False)
     assert loaded.num_timesteps == steps + 6 * n_after
-    assert loaded._n_updates == updates + 6  # at once: there is enough to replay
+    assert loaded.n_updates == updates + 6  # at once: there is enough to replay
     assert loaded.replay_buffer.size() == n_stored + 6
 
 
@@ -406,7 +406,7 @@ def test_loading_with_data(saved):
             buffer_size=1000,
         )  # fmt: skip
     assert model.replay_buffer.size() == 400
-    assert model.learn(5)._n_updates == 5 + PWM.load(saved / "model")._n_updates
+    assert model.learn(5).n_updates == 5 + PWM.load(saved / "model").n_updates
 
 
 def test_data_of_a_dictionary_is_refused(tmp_path):
@@ -799,7 +799,7 @@ DETERMINISM = textwrap.dedent(
 
     th.set_num_threads(1)
     noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
-    tiny = dict(latent_dim=16, world_model_kwargs=dict(encoder_dim=16, mlp_dim=16), net_arch=[8])
+    tiny = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=[8])
     model = PWM(sys.argv[1], sys.argv[2], seed=5, learning_starts=30, batch_size=8, train_freq=2, action_noise=noise,
                 buffer_size=500, device="cpu", policy_kwargs=tiny).learn(90)
     digest = hashlib.sha256()

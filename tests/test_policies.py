@@ -394,7 +394,7 @@ def test_arguments_of_other_policies(policy_kwargs, message):
 def test_a_pretrained_world_model_sees_no_features():
     config = WorldModelConfig(observation_dim=512, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)
     with pytest.raises(ValueError, match="sees observations as they are, not the features of an untrained NatureCNN"):
-        PWM("CnnPolicy", RandomEnv(IMAGE), world_model=WorldModel(config), **with_kwargs(world_model_kwargs=None))
+        PWM("CnnPolicy", RandomEnv(IMAGE), world_model=WorldModel(config), **{**SMALL, "policy_kwargs": {}})
     # A dictionary of vectors is nothing but a longer vector.
     vectors = spaces.Dict(a=spaces.Box(-1.0, 1.0, (3,)), b=spaces.Box(-1.0, 1.0, (2,)))
     config = WorldModelConfig(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)

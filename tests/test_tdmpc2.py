@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from sb3_pwm import WorldModel
 from sb3_pwm.tasks import MT30
-from sb3_pwm.world_model.tdmpc2 import import_world_model
 
 OBSERVATION, ACTION, LATENT, ENCODER, HIDDEN, TASK, BINS = 7, 3, 16, 12, 20, 5, 101
 
@@ -104,12 +103,12 @@ def test_single_task_model_with_a_scalar_reward_and_compiled_names(tmp_path):
 
 def test_tasks_are_named(tmp_path):
     path = written(tmp_path / "three.pt", {"model": release()})
-    assert import_world_model(path, ["walk", "run", "stand"]).config.tasks == ("walk", "run", "stand")
+    assert WorldModel.load(path, tasks=["walk", "run", "stand"]).config.tasks == ("walk", "run", "stand")
     with pytest.raises(ValueError, match="it has 3 tasks; 2 names were given"):
-        import_world_model(path, ["walk", "run"])
+        WorldModel.load(path, tasks=["walk", "run"])
     assert WorldModel.load(written(tmp_path / "mt30.pt", {"model": release(30)})).config.tasks == MT30.tasks
     with pytest.raises(ValueError, match="of a single task: leave tasks out"):
-        import_world_model(written(tmp_path / "one.pt", {"model": release(0)}), ["walk"])
+        WorldModel.load(written(tmp_path / "one.pt", {"model": release(0)}), tasks=["walk"])
 
 
 def test_an_imported_model_saves_as_ours(tmp_path):

@@ -19,7 +19,7 @@ import yaml
 from sb3_pwm import PWM, latest_checkpoint
 
 TINY_POLICY = (
-    "dict(latent_dim=16,world_model_kwargs=dict(encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
+    "dict(world_model=dict(latent_dim=16,encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
 )
 # Given on the command line, so that the tests do not depend on what pwm.yml is tuned to
 UPDATES = ("batch_size:8", "train_freq:1", "gradient_steps:1", "n_critic_epochs:1")
@@ -133,7 +133,7 @@ def test_resume_continues_with_model_and_replay_buffer(dog_run):
     assert "Loading replay buffer" in output
     (resumed,) = (folder / "logs/pwm").glob("Dog-run_2_*/Dog-run.zip")
     before, after = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu"), PWM.load(resumed, device="cpu")
-    assert after._n_updates > before._n_updates == 20
+    assert after.n_updates > before.n_updates == 20
     shutil.rmtree(resumed.parent)
 
 
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     resumed = PWM.load(tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1.zip", device="cpu")
     before = PWM.load(newest.model, device="cpu")
     assert resumed.num_timesteps == 40  # rl-zoo3 counts anew, SB3's learn(reset_num_timesteps=False) goes on
-    assert resumed._n_updates > before._n_updates > 0
+    assert resumed.n_updates > before.n_updates > 0
 
 
 def test_record_video(dog_run):

@@ -40,7 +40,7 @@ def test_train_from_a_configuration_file(extracted):
     assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [20, 40, 60]
     model = PWM.load(results / f"{TASK}.zip", device="cpu")
     assert model.policy.task == "cheetah-run"
-    assert model._n_updates == 60
+    assert model.n_updates == 60
     # No environment was stepped but for evaluation.
     assert len((results / "0.monitor.csv").read_text().splitlines()) == 2
 
@@ -62,11 +62,12 @@ def test_optimize(extracted):
     folder, _ = extracted
     study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
     arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
-    run(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
+    output = run(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
     trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
     assert {"bc_coef", "bc_temperature", "horizon"} <= set(trials[0].params)
     assert all(np.isfinite(trial.value) for trial in trials)
+    assert "world_model takes the place of the one in policy_kwargs" in output  # the sampled size does not count
 
 
 def test_the_configuration_file_of_the_repository(extracted):
@@ -76,7 +77,7 @@ def test_the_configuration_file_of_the_repository(extracted):
     arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
     run(train(*arguments), folder)
     model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
-    assert (model.policy.task, model._n_updates) == ("walker-walk", 20)
+    assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
 
 
 def test_parameters_on_the_command_line(extracted):
@@ -86,6 +87,6 @@ def test_parameters_on_the_command_line(extracted):
     arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
     output = run(train(*arguments), folder, succeeds=False)
     assert "leave VecNormalize's norm_obs out (with rl-zoo3: -params normalize:False)" in output
-    output = run(train(*arguments, "normalize:False"), folder)
-    assert "policy_kwargs' latent_dim, world_model_kwargs are not used" in output
-    assert (folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip").is_file()
+    run(train(*arguments, "normalize:False"), folder)
+    model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
+    assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)

@@ -16,7 +16,7 @@ from sb3_pwm.data.types import check_episode
 from sb3_pwm.tasks import env_id
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Observation ``(O,)`` to action ``(A,)``."""
+"""Function of an observation ``(O,)`` that returns an action ``(A,)``"""
 
 KINDS = ("random", "expert", "policy", "replay")
 
@@ -138,12 +138,14 @@ def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
     return lambda observation: model.predict(normalize(observation), deterministic=True)[0]
 
 
-Episode = dict[str, NDArray[Any]]
+CollectedEpisode = dict[str, NDArray[Any]]
 """``observations (T + 1, O)``, ``actions (T, A)``, ``rewards (T,)``, ``terminations (T,)``, ``truncations (T,)``,
 ``behavior ()`` and, where the task defines it, ``success (T,)``."""
 
 
-def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence) -> Episode:
+def run_episode(
+    env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence
+) -> CollectedEpisode:
     """
     :param env: The environment, with a limit of its steps.
     :param policy: See :func:`make_policy`.
@@ -171,7 +173,7 @@ def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed
         truncations.append(truncated)
         if "success" in info:
             successes.append(float(info["success"]))
-    episode: Episode = {
+    episode: CollectedEpisode = {
         "observations": np.stack(observations).astype(np.float32),
         "actions": np.stack(actions),
         "rewards": np.array(rewards, np.float32),
@@ -181,7 +183,7 @@ def run_episode(env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed
     return {**episode, "success": np.array(successes, np.float32)} if successes else episode
 
 
-def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> list[Episode]:
+def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> list[CollectedEpisode]:
     """
     The whole episodes of a replay buffer that SB3 or rl-zoo3 has saved. Reading it executes what the file says: open
     only files that you trust, as with SB3's ``load_replay_buffer``.
@@ -206,7 +208,7 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
             f"{file} holds observations {shapes[0]} and actions {shapes[1]}; "
             f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
-    episodes: list[Episode] = []
+    episodes: list[CollectedEpisode] = []
     for _, episode, where in replay_buffer_episodes(buffer, task, str(file)):
         check_episode(episode, where)
         observations, actions, rewards, terminated = episode

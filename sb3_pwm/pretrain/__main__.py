@@ -1,6 +1,7 @@
-"""``python -m sb3_pwm.pretrain``."""
+"""``python -m sb3_pwm.pretrain``, the same command as ``sb3-pwm pretrain``."""
 
-from sb3_pwm.pretrain.command import main
+from sb3_pwm.common.commands import run_command
+from sb3_pwm.pretrain.command import RENAMED, Pretrain
 
 if __name__ == "__main__":
-    main()
+    run_command(Pretrain, "sb3-pwm pretrain", renamed=RENAMED)

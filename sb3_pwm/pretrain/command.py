@@ -1,106 +1,118 @@
-r"""
-Pretrain a world model on offline data of many tasks (PWM section 4.1).
+"""The command ``sb3-pwm pretrain``."""
 
-::
-
-    sb3-pwm pretrain --dataset data/mt80 --size 5M --steps 50000 --out wm.safetensors
-    torchrun --nproc-per-node 2 -m sb3_pwm.pretrain --dataset data/mt80 --size 48M --out wm.safetensors
-
-Given again after a kill, the command goes on from its last checkpoint and ends with the same model. Beside the model
-lie its best one on held-out episodes, a table of the losses and a picture of its predictions.
-"""
-
-from __future__ import annotations
-
-import argparse
 import dataclasses
-import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch.distributed as dist
+import tyro
 
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.storage import INDEX
 from sb3_pwm.pretrain.config import PretrainConfig
+from sb3_pwm.pretrain.distributed import is_first_process
 from sb3_pwm.pretrain.run import RunPaths, pretrain
-from sb3_pwm.world_model.config import ACTIVATIONS, PRESETS, WorldModelConfig
+from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
 
+RENAMED = {
+    "--final-learning-rate": "--final-lr-fraction",
+    "--validation": "--validation-fraction",
+    "--accumulate": "--grad-accumulation-steps",
+}
 
-def open_data(sources: Sequence[str], tasks: Sequence[str] | None, storage: str | Path | None) -> OfflineDataset:
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
     """
-    :param sources: Minari ids or folders, files of TD-MPC2's (.pt), or one folder that ``storage`` was.
-    :param tasks: Those to keep, in this order; None: all.
-    :param storage: Where to keep the data; used again where it is there already.
+    Pretrain a world model on offline data of one task or many (PWM section 4.1).
+
+    Given again after a kill, the command goes on from its last checkpoint and ends with the same model. It also writes
+    the model that is best on held-out episodes, a table of the losses, and a picture of predictions. Examples:
+
+    sb3-pwm pretrain --dataset data/mt80 --size 5M --steps 50000 --out wm.safetensors
+
+    torchrun --nproc-per-node 2 -m sb3_pwm.pretrain --dataset data/mt80 --size 48M --out wm.safetensors
+
+    :param dataset: Minari ids or folders, TD-MPC2's .pt files, or a stored data set.
+    :param out: File of the model, *.safetensors.
+    :param tasks: Tasks of the data to train on; none: all.
+    :param storage: Folder to keep the data in, memory-mapped, for data larger than memory.
+    :param size: Preset of the world model.
+    :param activation: Hidden activation of the world model.
+    :param init: World model to go on from, in place of a new one.
+    :param config: What decides the outcome.
+    :param checkpoint_every: Number of updates between validations and checkpoints.
+    :param log_every: Number of updates between rows of the table of losses.
+    :param tensorboard_log: Folder of TensorBoard logs.
+    :param device: Device of the model; auto: a GPU if there is one.
+    """
+
+    dataset: tuple[str, ...]
+    out: Path
+    tasks: tuple[str, ...] = ()
+    storage: Path | None = None
+    size: Literal["200K", "1M", "5M", "19M", "48M", "317M"] = "5M"
+    activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "mish"
+    init: Path | None = None
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PretrainConfig)
+    checkpoint_every: int = 1_000
+    log_every: int = 100
+    tensorboard_log: Path | None = None
+    device: str = "auto"
+
+    def run(self) -> None:
+        """
+        Pretrain, with a progress bar.
+
+        :raises ValueError: If an option is wrong, or the checkpoint beside ``out`` is another run's.
+        :raises FileNotFoundError: If there is no such data set or world model.
+        """
+        try:
+            RunPaths(self.out)  # a wrong name is to be told before data is read
+            dataset = open_data(self.dataset, self.tasks, self.storage)
+            if is_first_process():
+                print(dataset)
+            pretrain(
+                dataset,
+                self._world_model(dataset),
+                self.out,
+                self.config,
+                self.checkpoint_every,
+                self.log_every,
+                self.tensorboard_log,
+                device=self.device,
+            )
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    def _world_model(self, dataset: OfflineDataset) -> WorldModel | WorldModelConfig:
+        if self.init is not None:
+            return WorldModel.load(self.init)
+        return WorldModelConfig.preset(
+            self.size,
+            observation_dim=dataset.observation_dim,
+            action_dim=dataset.action_dim,
+            tasks=dataset.tasks,
+            termination=any(bool(task.terminated.any()) for task in dataset.data),
+            activation=self.activation,
+        )
+
+
+def open_data(sources: tuple[str, ...], tasks: tuple[str, ...] = (), storage: Path | None = None) -> OfflineDataset:
+    """
+    Open the data of a run.
+
+    :param sources: Minari ids or folders, TD-MPC2's .pt files, or one stored data set.
+    :param tasks: Tasks to keep, in this order; none: all.
+    :param storage: Folder to keep the data in. Data that is there already is used again.
     :return: The data set.
     :raises FileNotFoundError: If something is not there.
     :raises ValueError: If something is damaged, or of an unknown kind.
     """
-    if storage is not None and (Path(storage) / INDEX).is_file():
+    if storage is not None and (storage / INDEX).is_file():
         dataset = OfflineDataset.load(storage)
     else:
         dataset = OfflineDataset.load(sources, storage)
-    return dataset if tasks is None else dataset.select(tasks)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line, see the module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_pwm.pretrain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--dataset", nargs="+", required=True, help="Minari ids or folders, TD-MPC2's .pt files, or a stored data set"
-    )
-    parser.add_argument("--tasks", nargs="+", help="only these of its tasks")
-    parser.add_argument("--storage", type=Path, help="folder to keep the data in, memory-mapped (larger than memory)")
-    parser.add_argument("--size", choices=tuple(PRESETS), default="5M", help="of the world model")
-    parser.add_argument("--activation", choices=tuple(ACTIVATIONS), default="mish")
-    parser.add_argument("--init", type=Path, help="a world model to go on from, in place of a new one")
-    parser.add_argument("--out", type=Path, required=True, help="the model's file, *.safetensors")
-    for field in dataclasses.fields(PretrainConfig):
-        kind = {"int": int, "float": float, "str": str}[str(field.type)]
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
-    parser.add_argument("--checkpoint-every", type=int, default=1_000)
-    parser.add_argument("--log-every", type=int, default=100)
-    parser.add_argument("--tensorboard-log", type=Path)
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args(arguments)
-    try:
-        settings = PretrainConfig(
-            **{field.name: getattr(options, field.name) for field in dataclasses.fields(PretrainConfig)}
-        )
-        RunPaths(options.out)
-        dataset = open_data(options.dataset, options.tasks, options.storage)
-        world_model: WorldModel | WorldModelConfig
-        if options.init is not None:
-            world_model = WorldModel.load(options.init)
-        else:
-            terminates = any(task.terminated.any() for task in dataset.data)
-            world_model = WorldModelConfig.preset(
-                options.size,
-                observation_dim=dataset.observation_dim,
-                action_dim=dataset.action_dim,
-                tasks=dataset.tasks,
-                termination=bool(terminates),
-                activation=options.activation,
-            )
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(dataset)
-        pretrain(
-            dataset,
-            world_model,
-            options.out,
-            settings,
-            options.checkpoint_every,
-            options.log_every,
-            options.tensorboard_log,
-            device=options.device,
-        )
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        raise SystemExit(f"error: {error}") from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    return dataset.select(tasks) if tasks else dataset

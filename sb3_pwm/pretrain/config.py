@@ -2,8 +2,17 @@
 
 import dataclasses
 import math
+from typing import Any, Literal
 
+from sb3_pwm.common.checks import check_choice, check_number, reject_unknown_keywords
+from sb3_pwm.common.precision import PRECISIONS
 from sb3_pwm.data.dataset import BALANCES
+
+RENAMED = {
+    "final_learning_rate": "it is called final_lr_fraction now.",
+    "validation": "it is called validation_fraction now.",
+    "accumulate": "it is called grad_accumulation_steps now.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,19 +21,20 @@ class PretrainConfig:
     What decides the outcome of a pretraining run, beside data and model.
 
     :param steps: Number of updates.
-    :param batch_size: Sequences per update, over all processes.
-    :param horizon: Steps of a sequence, H.
-    :param learning_rate: Adam's, after the warm-up.
-    :param warmup_steps: Updates over which it rises linearly from zero.
-    :param final_lr_fraction: Where it ends, as a share of ``learning_rate``, along half a cosine; 1: no decay.
-    :param rho: See :func:`~sb3_pwm.world_model.losses.world_model_loss`.
-    :param balance: See :meth:`~sb3_pwm.data.dataset.OfflineDataset.sample`.
-    :param grad_accumulation_steps: Number of parts into which a context cuts its batch, one after the other: less memory, the same
-        update.
-    :param precision: ``"float32"``, or ``"bfloat16"``: the networks' products under ``torch.autocast``.
-    :param validation_fraction: Share of each task's episodes that is held out.
-    :param seed: Decides batches and held-out episodes; the model's first weights too, where it is made here.
-    :raises ValueError: If one is out of range; the message names it.
+    :param batch_size: Number of sequences per update, over all processes.
+    :param horizon: Number of steps of a sequence, H.
+    :param learning_rate: Learning rate of Adam after the warm-up.
+    :param warmup_steps: Number of updates over which the learning rate rises linearly from zero.
+    :param final_lr_fraction: Final learning rate as a fraction of learning_rate, reached along half a cosine; 1 means
+        no decay.
+    :param rho: Decay of the loss's weights: step t of a sequence has weight rho ** t.
+    :param balance: How sequences are drawn: by the number of a task's sequences (size), or all tasks alike (task).
+    :param grad_accumulation_steps: Number of parts into which a process cuts its batch. More parts need less memory for
+        the same update.
+    :param precision: float32, or bfloat16 for matrix products in bfloat16 (torch.autocast).
+    :param validation_fraction: Fraction of each task's episodes that is held out.
+    :param seed: Seed of the batches, the held-out episodes, and the first weights of a new model.
+    :raises ValueError: If a value is out of range; the message names it.
     """
 
     steps: int = 50_000
@@ -34,28 +44,31 @@ class PretrainConfig:
     warmup_steps: int = 500
     final_lr_fraction: float = 0.1
     rho: float = 0.99
-    balance: str = "size"
+    balance: Literal["size", "task"] = "size"
     grad_accumulation_steps: int = 1
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: float = 0.05
     seed: int = 0
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "PretrainConfig":
+        reject_unknown_keywords(cls, kwargs, RENAMED)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        for name, minimum in dict(steps=1, batch_size=1, horizon=1, grad_accumulation_steps=1, warmup_steps=0).items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)!r}.")
-        for name in ("final_lr_fraction", "rho"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}.")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}.")
-        if self.balance not in BALANCES:
-            raise ValueError(f"balance must be one of {BALANCES}, got {self.balance!r}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}.')
+        for name in ("steps", "batch_size", "horizon", "grad_accumulation_steps"):
+            check_number(name, getattr(self, name), 1, integer=True)
+        check_number("warmup_steps", self.warmup_steps, 0, integer=True)
+        check_number("learning_rate", self.learning_rate, 0.0, above=True)
+        check_number("final_lr_fraction", self.final_lr_fraction, 0.0, 1.0)
+        check_number("rho", self.rho, 0.0, 1.0)
+        check_choice("balance", self.balance, BALANCES)
+        check_choice("precision", self.precision, PRECISIONS)
 
     def learning_rate_at(self, step: int) -> float:
-        """:param step: Of the update, from 0. :return: Its learning rate."""
+        """
+        :param step: Number of the update, from 0.
+        :return: Learning rate of that update.
+        """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)

@@ -43,3 +43,8 @@ def join_processes(device: th.device | str = "auto") -> DistributedContext:
     if device.type == "cuda":
         th.cuda.set_device(device)
     return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
+
+
+def is_first_process() -> bool:
+    """:return: Whether this process is the first one of torchrun's, or the only one. The first one writes."""
+    return int(os.environ.get("RANK", 0)) == 0

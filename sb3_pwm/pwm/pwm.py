@@ -109,7 +109,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``), a dictionary of fields of
         :class:`~sb3_pwm.world_model.WorldModelConfig` (with the preset that they depart from as ``size``), or a
         configuration. A pretrained one: a :class:`~sb3_pwm.world_model.WorldModel`, or its file (.safetensors, or a .pt
-        of the TD-MPC2 and PWM releases). A saved model holds it: loading needs no other file. None: ``"200K"``.
+        of the TD-MPC2 and PWM releases). A saved model holds it: loading needs no other file. None: the one in
+        ``policy_kwargs``, else ``"200K"``.
     :param dataset: Offline data that fills the replay buffer: an :class:`~sb3_pwm.data.OfflineDataset`, the folder of a
         stored one, or Minari ids or folders.
     :param task: Name of the task, if the world model or the data has several. None: the task that is named like the
@@ -266,8 +267,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         fields, pretrained = arguments.resolve_world_model(world_model)
         offline_data = arguments.resolve_dataset(dataset)
         if fields is not None:
-            if "world_model" in self.policy_kwargs:
-                raise ValueError("world_model is given twice: leave it out of policy_kwargs.")
+            if "world_model" in self.policy_kwargs:  # as rl-zoo3's configurations and trials have it
+                warnings.warn("world_model takes the place of the one in policy_kwargs.", stacklevel=3)
             self.policy_kwargs["world_model"] = fields
         if pretrained is not None:
             self.pretrained = True

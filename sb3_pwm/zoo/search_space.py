@@ -31,10 +31,9 @@ def convert_pwm_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     params["batch_size"] = 2 ** params.pop("batch_size_pow")
     # One update per round, whatever pwm.yml says: train_freq alone sets how many updates the steps pay for.
     params["gradient_steps"] = 1
-    networks = NETWORKS[params.pop("networks")]
-    params["world_model"] = dict(networks["world_model"])
+    # In policy_kwargs, so that a pretrained world model that the configuration names takes its place
     params["policy_kwargs"] = dict(
-        net_arch=networks["net_arch"], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
+        NETWORKS[params.pop("networks")], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
     )
     return params
 

@@ -1,4 +1,4 @@
-"""Minari data sets on disk: finding them below a folder, opening them with errors that name the fault, reading episodes."""
+"""Minari data sets on disk: finding them below a folder, opening them, and reading their episodes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""`sb3-pwm extract`: policies for several tasks and seeds from one world model."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch as th
+from PIL import Image
+from test_offline import episodes
+
+from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
+from sb3_pwm.cli import main
+from sb3_pwm.extract import read_results, table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A world model of Cup-catch, and data of Cup-catch and Cup-spin."""
+    folder = tmp_path_factory.mktemp("extraction")
+    parts = [*episodes("cup-catch", "Cup-catch", 2), *episodes("cup-spin", "Cup-spin", 2)]
+    OfflineDataset.from_episodes(parts).save(folder / "data")
+    th.manual_seed(0)
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)
+    config = WorldModelConfig(observation_dim=8, action_dim=2, tasks=("cup-catch",), **sizes)
+    WorldModel(config).save(folder / "wm.safetensors")
+    return folder
+
+
+def extract(folder, *arguments):
+    line = ["--world-model", folder / "wm.safetensors", "--dataset", folder / "data", "--out", folder / "out"]
+    line += ["--updates", 4, "--eval-every", 2, "--eval-episodes", 1, "--params", "{'batch_size': 8}"]
+    main(["extract", *map(str, line), "--threads", str(th.get_num_threads()), *map(str, arguments)])
+
+
+def test_policies_results_and_resuming(folder, capsys):
+    # A task that the world model does not have is reported, and stops no other.
+    with pytest.raises(SystemExit) as error:
+        extract(folder, "--tasks", "cup-spin", "cup-catch", "--seeds", 0, 1)
+    assert error.value.code == 2
+    output = capsys.readouterr()
+    assert "2 of 4 extractions failed: cup-spin (seed 0), cup-spin (seed 1)" in output.err
+    assert "cup-spin, seed 0: failed: The world model has no task 'cup-spin'; its tasks are cup-catch" in output.out
+
+    results = [json.loads((folder / f"out/cup-catch/default-seed{seed}.json").read_text()) for seed in (0, 1)]
+    for result in results:
+        assert [row["timesteps"] for row in result["evaluations"]] == [0, 2, 4]
+        assert result["data"]["episodes"] == 2
+        assert result["online"] == []
+    model = PWM.load(folder / "out/cup-catch/default-seed1.zip", device="cpu")
+    assert (model.policy.task, model.n_updates, model.batch_size) == ("cup-catch", 4, 8)
+    returns = [result["evaluations"][-1]["return"] for result in results]
+    scores = pd.read_csv(folder / "out/scores.csv")
+    np.testing.assert_allclose(scores["return"], returns)
+    line = table(read_results(folder / "out")).splitlines()[2]
+    assert line.startswith("| cup-catch | default | 4 |")
+    assert f"**{np.mean(returns):.0f}** ({returns[0]:.0f}, {returns[1]:.0f})" in line
+    picture = np.asarray(Image.open(folder / "out/returns.png").convert("RGB")).reshape(-1, 3).astype(int)
+    assert (np.abs(picture - [31, 119, 180]).max(axis=1) < 30).sum() > 50  # the curve
+
+    # Given again, nothing is extracted again; what is missing is.
+    before = (folder / "out/cup-catch/default-seed0.zip").stat().st_mtime_ns
+    extract(folder, "--tasks", "Cup-catch", "--seeds", 0, 1)
+    assert "2 policies, 2 of them extracted before" in capsys.readouterr().out
+    assert (folder / "out/cup-catch/default-seed0.zip").stat().st_mtime_ns == before
+
+
+def test_a_new_task_and_going_on_online(folder):
+    new = ("--tasks", "cup-spin", "--like", "cup-catch", "--seeds", 0, "--online-steps", 3, "--tag", "new")
+    extract(folder, *new)
+    result = json.loads((folder / "out/cup-spin/new-seed0.json").read_text())
+    assert [row["timesteps"] for row in result["online"]] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "cup-ctch"), "There is no task 'cup-ctch'; nearest: cup-catch"),
+        (("--tasks", "cup-catch", "--params", "3"), "--params must be a dictionary"),
+        (("--tasks", "cup-catch", "--world-model", "no.safetensors"), "There is no world model file no.safetensors"),
+        (("--tasks", "cup-catch", "--dataset", "nowhere"), "nowhere"),
+        (("--tasks", "cup-catch", "--update", "3"), "--update"),
+        (("--tasks",), "at least one task"),
+    ],
+)
+def test_command_says_what_is_wrong(folder, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        extract(folder, *arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused(folder, capsys):
+    extract(folder, "--tasks", "cup-catch", "--seeds", 5)
+    before = (folder / "out/cup-catch/default-seed5.json").read_bytes()
+    with pytest.raises(SystemExit) as error:
+        extract(folder, "--tasks", "cup-catch", "--seeds", 5, "--updates", 6)
+    assert error.value.code == 2
+    assert "is the result of another run (updates 4, not 6): choose another --out or --tag" in capsys.readouterr().err
+    assert (folder / "out/cup-catch/default-seed5.json").read_bytes() == before
