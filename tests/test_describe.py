@@ -69,7 +69,7 @@ def test_one_data_set_and_unfinished_ones(data, tmp_path):
     hidden = tmp_path / ".collecting" / "mt30" / "x-v0" / "data"
     hidden.mkdir(parents=True)
     (hidden / "metadata.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no Minari data set in or below"):
+    with pytest.raises(FileNotFoundError, match="no Minari data set is in or below"):
         find_datasets(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         find_datasets(tmp_path / "nowhere")

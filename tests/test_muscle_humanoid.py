@@ -1,9 +1,12 @@
 """The muscle humanoid: its muscles as mechanics sees them, and its tasks beside dm_control's own."""
 
+from pathlib import Path
+
 import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from scripts import load_script
 
 from sb3_pwm.envs import register_envs
 from sb3_pwm.envs.rendering import import_suite
@@ -12,10 +15,11 @@ import_suite()
 
 from dm_control.suite import humanoid  # noqa: E402
 
-from sb3_pwm.envs import muscle_anatomy, muscle_humanoid  # noqa: E402
-from sb3_pwm.envs.muscle_anatomy import mirrored, moment_arms  # noqa: E402
+from sb3_pwm.envs import muscle_humanoid  # noqa: E402
 
 register_envs()
+muscle_anatomy = load_script(Path(__file__).resolve().parent.parent / "tools" / "muscle_anatomy.py")
+mirrored, moment_arms = muscle_anatomy.mirrored, muscle_anatomy.moment_arms
 BONES, MUSCLES = muscle_humanoid.read_muscles()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer_episodes
 from sb3_pwm.data.types import check_episode
@@ -92,7 +93,7 @@ def make_policy(behavior: Behavior, task: str, env: gymnasium.Env[Any, Any]) -> 
     if behavior.kind == "expert":
         if not task.startswith("mw-"):
             raise ValueError(f"{task} has no scripted expert, only Meta-World's tasks have: use policy:PATH.")
-        from metaworld import policies
+        from metaworld import policies  # an extra
 
         expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]
         return lambda observation: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
@@ -106,10 +107,10 @@ def source_path(behavior: Behavior, task: str) -> Path:
 
 def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
     """The deterministic actions of a model that rl-zoo3 has written, with its normalization of observations."""
+    # rl-zoo3 takes seconds to import, and only this needs it. sb3_pwm.zoo adds PWM to its algorithms.
     import rl_zoo3.utils
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    import sb3_pwm.zoo  # noqa: F401 (adds PWM to rl-zoo3's algorithms)
+    import sb3_pwm.zoo  # noqa: F401
 
     # <algo>/<env>_<number>/<env>.zip, and <env>/vecnormalize.pkl beside it
     folder = path.parent if path.suffix == ".zip" else path

@@ -25,6 +25,7 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     :param out: The folder of data sets.
     :return: See :func:`read_statistics`.
     """
+    # Minari is an extra.
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.namespace import create_namespace, list_local_namespaces

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pwm.data.readers.minari import minari_episodes
 from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
+from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
 from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage
 from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData, check_episode
 
@@ -25,7 +26,7 @@ class OfflineDataset:
 
     Observations and actions of smaller tasks are padded with zeros to the largest one's when they are sampled; they are
     stored as they are. Make one with :meth:`from_minari`, :meth:`from_tdmpc2`, :meth:`from_replay_buffer` or
-    :meth:`open`.
+    :meth:`load`.
 
     :param data: The tasks.
     :raises ValueError: If there is no task, or a task without an episode, or two of the same name.
@@ -249,8 +250,6 @@ class OfflineDataset:
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If a file is damaged or of another format; and see :meth:`from_episodes`.
         """
-        from sb3_pwm.data.sources import tdmpc2_episodes
-
         return cls.from_episodes(tdmpc2_episodes(_several(paths), tasks), storage)
 
     @classmethod
@@ -271,32 +270,25 @@ class OfflineDataset:
     @classmethod
     def load(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
         """
-        :param sources: Folder of a stored data set, files of TD-MPC2's (.pt), or Minari ids or folders.
-        :param storage: See :meth:`from_episodes`.
+        Open data of any kind.
+
+        :param sources: Folder of a stored data set, which is memory-mapped: only what is sampled is read. Or files of
+            TD-MPC2's data sets (.pt), or Minari ids or folders.
+        :param storage: See :meth:`from_episodes`; without effect on a stored data set.
         :return: The data set.
         :raises FileNotFoundError: If something is not there.
-        :raises ValueError: If something is damaged or foreign.
+        :raises ValueError: If something is damaged or of another kind; the message names the file.
         """
         several = _several(sources)
         if len(several) == 1 and (Path(several[0]) / INDEX).is_file():
-            return cls.open(several[0])
-        if all(Path(source).suffix == ".pt" for source in several):
+            return cls(open_storage(Path(several[0])))
+        if several and all(Path(source).suffix == ".pt" for source in several):
             return cls.from_tdmpc2(several, storage=storage)
         return cls.from_minari(several, storage)
 
-    @classmethod
-    def open(cls, folder: str | Path) -> OfflineDataset:
-        """
-        :param folder: Where :meth:`save` has written, or what ``storage`` was.
-        :return: The data set, memory-mapped: only what is sampled is read.
-        :raises FileNotFoundError: If there is none.
-        :raises ValueError: If it is damaged; the message names the file.
-        """
-        return cls(open_storage(Path(folder)))
-
     def save(self, folder: str | Path) -> None:
         """
-        Write the data set, for :meth:`open`.
+        Write the data set, for :meth:`load`.
 
         :param folder: A new or empty folder.
         :raises FileExistsError: If it holds something.

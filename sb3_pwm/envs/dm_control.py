@@ -185,11 +185,11 @@ class SuiteEnv(DMControlEnv):
         suite = import_suite()
         # These modules import dm_control, whose graphics import_suite has chosen.
         if task in CUSTOM_TASKS.get(domain, ()):
-            from sb3_pwm.envs import custom
+            from sb3_pwm.envs import custom  # waits for dm_control
 
             environment = custom.load(domain, task, random=0)
         elif domain in MUSCLE_TASKS:
-            from sb3_pwm.envs import muscle_humanoid
+            from sb3_pwm.envs import muscle_humanoid  # waits for dm_control
 
             environment = muscle_humanoid.load(task, random=0)
         else:

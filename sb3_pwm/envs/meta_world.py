@@ -49,7 +49,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         check_arguments(action_repeat, render_mode, width, height)
         import_suite()  # chooses the graphics library, which MuJoCo does not change once it is imported
         try:
-            from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+            from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE  # an extra
         except ImportError as error:
             raise ImportError(
                 f"Mw-{task} needs Meta-World, which is not installed: pip install 'sb3-pwm[metaworld]'"
@@ -111,7 +111,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             return None
         check_rendering()
         if self._renderer is None:
-            import mujoco
+            import mujoco  # after the choice of its graphics library
 
             fit_picture(self._sawyer.model, self.width, self.height)
             try:

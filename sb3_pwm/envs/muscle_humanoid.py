@@ -3,7 +3,7 @@ dm_control's humanoid, moved by 152 muscles in place of its 21 motors.
 
 The body, its joints and the rewards are dm_control's own. Each muscle is a tendon along a path of sites, over the
 round bones of hip, knee, shoulder and elbow, with MuJoCo's muscle actuator (activation dynamics, force by length and
-velocity). `muscles.json` says where they run and how strong they are; `sb3_pwm.envs.muscle_anatomy` makes that file.
+velocity). `muscles.json` says where they run and how strong they are; `tools/muscle_anatomy.py` makes that file.
 This module imports dm_control: import it after :func:`sb3_pwm.envs.rendering.import_suite` has chosen how to draw.
 """
 

@@ -39,7 +39,7 @@ def import_suite() -> Any:
             return _import_suite_without_rendering("neither EGL with a driver nor OSMesa is installed")
         os.environ["MUJOCO_GL"] = backend
     try:
-        from dm_control import suite
+        from dm_control import suite  # after the choice of its graphics library
     except Exception as error:  # PyOpenGL raises AttributeError, ImportError or its own errors by what is missing.
         if isinstance(error, ModuleNotFoundError):
             raise
@@ -76,7 +76,7 @@ def _import_suite_without_rendering(reason: str) -> Any:
     requested = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
     try:
-        from dm_control import suite
+        from dm_control import suite  # after the choice of its graphics library
     finally:
         # Put back what the user has set: child processes, and other libraries, decide for themselves.
         if requested is None:

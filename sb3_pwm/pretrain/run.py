@@ -16,6 +16,7 @@ import torch as th
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from sb3_pwm.common.files import atomic_write
@@ -294,6 +295,4 @@ def _progress_bar(total: int, initial: int, shown: bool) -> Any:
 
 
 def _tensorboard(folder: str | Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
     return SummaryWriter(str(folder))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pwm.data.storage import INDEX
 from sb3_pwm.data.types import Episode, SourceEpisode
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def find_datasets(folder: str | Path) -> list[Path]:
     found = {file.parent.parent for file in files}
     datasets = sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
     if not datasets:
-        raise FileNotFoundError(f"There is no Minari data set in or below {folder}.")
+        raise FileNotFoundError(
+            f"There is no data set in {folder}: it has no {INDEX}, and no Minari data set is in or below it."
+        )
     return datasets
 
 
@@ -67,7 +70,7 @@ def open_dataset(path: str | Path) -> MinariDataset:
     :raises ValueError: If a file of it is missing, damaged or not a data set's; the message names it.
     """
     try:
-        from minari import MinariDataset
+        from minari import MinariDataset  # an extra
     except ImportError as error:
         raise ImportError("Data sets need Minari: pip install 'sb3-pwm[minari]'.") from error
     path = Path(path)
@@ -75,7 +78,7 @@ def open_dataset(path: str | Path) -> MinariDataset:
     # The metadata name their format; the files of the common one can be checked here.
     file = path / "data" / "main_data.hdf5"
     if metadata["data_format"] == "hdf5":
-        import h5py
+        import h5py  # comes with Minari
 
         try:
             with h5py.File(file) as content:

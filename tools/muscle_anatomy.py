@@ -1,9 +1,9 @@
 """
-Make the muscle humanoid's muscles: `muscles.json`, beside this file.
+Make the muscle humanoid's muscles: `sb3_pwm/envs/muscles.json`.
 
 ::
 
-    python -m sb3_pwm.envs.muscle_anatomy
+    python tools/muscle_anatomy.py
 
 The table below places 76 muscles of the right half on the bodies of dm_control's humanoid, after the human ones; the
 left half is its mirror image. The rest is computed here once, so that the model loads at once: each muscle's shortest
@@ -21,9 +21,11 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from dm_control.suite import humanoid
 from numpy.typing import NDArray
 
 from sb3_pwm.common.files import atomic_write
+from sb3_pwm.envs import muscle_humanoid
 from sb3_pwm.envs.muscle_humanoid import Bone, Muscle, Point, build_model, read_muscles
 
 STRENGTH = 1.5
@@ -275,8 +277,6 @@ def length_ranges(model: mujoco.MjModel, n_poses: int = 20_000) -> NDArray[np.fl
 
 def motor_torques() -> dict[str, float]:
     """:return: Largest torque in Nm of the motor that dm_control gives a joint, by joint."""
-    from dm_control.suite import humanoid
-
     xml, assets = humanoid.get_model_and_assets()
     motors = mujoco.MjSpec.from_string(xml, include=assets).actuators
     return {motor.target: float(motor.gear[0]) for motor in motors}
@@ -318,7 +318,7 @@ def make() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
 def main() -> None:
     """Write the file, and print a line for each joint."""
     bones, muscles = make()
-    path = Path(__file__).with_name("muscles.json")
+    path = Path(muscle_humanoid.__file__).with_name("muscles.json")
     # One line for a muscle, so that a change shows as one.
     lines = [",\n  ".join(json.dumps(dataclasses.asdict(part)) for part in parts) for parts in (bones, muscles)]
     with atomic_write(path) as file:
