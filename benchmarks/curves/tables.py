@@ -1,0 +1,138 @@
+"""The comparison as Markdown: a row for each task, and aggregates over tasks with bootstrap intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pandas as pd
+from rliable import library, metrics
+
+from curves.reading import CLOCKS, scores_at, seconds_to, target_of, task_of
+from curves.runs import TASK_OF
+
+BOOTSTRAP_SAMPLES = 2_000
+
+
+def make_table(curves: pd.DataFrame, clock: str = "wall", sac_at: int | None = None) -> str:
+    """
+    :param curves: All evaluations.
+    :param clock: ``wall`` or ``cpu``.
+    :param sac_at: Number of environment steps at which SAC's mean score is the score to reach, in place of each task's.
+        Tasks without a curve of SAC that goes so far are left out.
+    :return: A Markdown table.
+    """
+    name = {"wall": "wall-clock", "cpu": "CPU time"}[clock]
+    lines = [
+        f"| task | env steps | PWM (each seed) | SAC (each seed) | score | PWM {name} to it | SAC {name} to it "
+        "| SAC / PWM |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for env, of_env in curves.groupby("env", sort=False):
+        task = task_of(str(env), of_env)
+        if sac_at is not None:
+            task = dataclasses.replace(task, steps=sac_at // task.action_repeat, target=None)
+        target = target_of(task, of_env)
+        if sac_at is not None and target is None:
+            continue
+        sac = of_env[of_env["label"] == "SAC"]
+        others = of_env[of_env["label"] != "SAC"]
+        for label in others["label"].unique() if len(others) else ["PWM"]:
+            pwm = others[others["label"] == label]
+            cells = [str(env) if label == "PWM" else f"{env} ({label})", f"{task.steps * task.action_repeat:,}"]
+            cells += [score_cell(pwm, task.steps), score_cell(sac, task.steps)]
+            if target is None:
+                cells += ["-"] * 4
+            else:
+                cells.append(f"{target:.0f}" + ("" if task.target is not None else " (SAC's)"))
+                cells += [seconds_cell(group, target, CLOCKS[clock]) for group in (pwm, sac)]
+                cells.append(ratio_cell(pwm, sac, target, CLOCKS[clock]))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def score_cell(curves: pd.DataFrame, agent_steps: int) -> str:
+    """
+    :param curves: Evaluations of one algorithm on one task.
+    :param agent_steps: The compared step.
+    :return: The mean over the seeds, and each seed. A run that ended before counts with its last evaluation.
+    """
+    if not len(curves):
+        return "-"
+    scores = scores_at(curves, agent_steps)
+    each = [
+        f"{row.mean_return:.0f}" + ("" if row.reached else f" at {row.env_steps:,}")
+        for row in scores.itertuples(index=False)
+    ]
+    return f"**{scores['mean_return'].mean():.0f}** ({', '.join(each)})"
+
+
+def seconds_cell(curves: pd.DataFrame, target: float, clock: str) -> str:
+    """:return: The mean time of the seeds that reached the score, and how many did."""
+    if not len(curves):
+        return "-"
+    seconds = seconds_to(curves, target, clock)
+    reached = seconds.dropna()
+    if not len(reached):
+        return "not reached"
+    return f"{reached.mean():.0f} s" + ("" if len(reached) == len(seconds) else f" ({len(reached)} of {len(seconds)})")
+
+
+def ratio_cell(pwm: pd.DataFrame, sac: pd.DataFrame, target: float, clock: str) -> str:
+    """
+    :return: SAC's time divided by PWM's. Where a seed of SAC did not reach the score, its whole run is a lower bound,
+        and so is the ratio. Where a seed of PWM did not, there is no ratio.
+    """
+    ours = seconds_to(pwm, target, clock)
+    if not len(sac) or not len(ours) or ours.isna().any():
+        return "-"
+    theirs = seconds_to(sac, target, clock)
+    bound = "> " if theirs.isna().any() else ""
+    theirs = theirs.fillna(sac.groupby("seed")[clock].max())
+    return f"{bound}{theirs.mean() / ours.mean():.2g}"
+
+
+def make_aggregates(curves: pd.DataFrame, seed: int = 0) -> str:
+    """
+    Aggregate the DMControl tasks that PWM and SAC have both learned, with 95% stratified bootstrap intervals.
+
+    :param curves: All evaluations.
+    :param seed: Seed of the bootstrap.
+    :return: A Markdown table: mean, median and interquartile mean of the returns divided by 1,000, and PWM's probability
+        of improvement over SAC. Tasks count with as many seeds as the algorithm with the fewest has.
+    """
+    scores: dict[str, dict[str, np.ndarray]] = {"PWM": {}, "SAC": {}}
+    for env, of_env in curves.groupby("env", sort=False):
+        task = TASK_OF.get(str(env))
+        if task is None or task.action_repeat != 2 or not {"PWM", "SAC"} <= set(of_env["label"]):
+            continue
+        for label in scores:
+            of_label = of_env[of_env["label"] == label]
+            scores[label][str(env)] = scores_at(of_label, task.steps)["mean_return"].to_numpy() / 1_000.0
+    if not scores["PWM"]:
+        return "No DMControl task has curves of both PWM and SAC."
+    n_seeds = {label: min(map(len, of_task.values())) for label, of_task in scores.items()}
+    matrices = {
+        label: np.stack([values[: n_seeds[label]] for values in of_task.values()], axis=1)
+        for label, of_task in scores.items()
+    }
+
+    def aggregate(matrix: np.ndarray) -> np.ndarray:
+        parts = metrics.aggregate_mean, metrics.aggregate_median, metrics.aggregate_iqm
+        return np.array([part(matrix) for part in parts])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of rliable's own dependency, about the kind of generator
+        points, intervals = library.get_interval_estimates(
+            matrices, aggregate, reps=BOOTSTRAP_SAMPLES, random_state=np.random.RandomState(seed)
+        )
+    lines = ["| | mean | median | interquartile mean | seeds |", "|---|---|---|---|---|"]
+    for label, values in points.items():
+        low, high = intervals[label]
+        cells = [f"{value:.2f} ({a:.2f} to {b:.2f})" for value, a, b in zip(values, low, high, strict=True)]
+        lines.append(f"| {label} | {' | '.join(cells)} | {n_seeds[label]} |")
+    improvement = metrics.probability_of_improvement(matrices["PWM"], matrices["SAC"])
+    lines.append("")
+    lines.append(f"{len(scores['PWM'])} tasks. Probability that PWM's score is above SAC's: {improvement:.2f}.")
+    return "\n".join(lines)
