@@ -24,8 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_pwm import OfflineDataset, WorldModelConfig
-from sb3_pwm.data.dataset import Episode, SourceEpisode
-from sb3_pwm.pretrain import Settings, pretrain
+from sb3_pwm.data.types import Episode, SourceEpisode
+from sb3_pwm.pretrain import PretrainConfig, pretrain
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 EPISODE_STEPS = 500
@@ -77,10 +77,10 @@ def measure(folder: Path, in_memory: bool, size: str, updates: int, batch_size: 
         size, observation_dim=data.observation_dim, action_dim=data.action_dim, tasks=data.tasks
     )
     every = max(updates // 20, 1)
-    settings = Settings(steps=updates, batch_size=batch_size, horizon=horizon)
+    pretraining = PretrainConfig(steps=updates, batch_size=batch_size, horizon=horizon)
     with tempfile.TemporaryDirectory() as out:
         log = Path(out) / "log"
-        pretrain(data, config, Path(out) / "wm.safetensors", settings, 10 * updates, every, log, progress_bar=False)
+        pretrain(data, config, Path(out) / "wm.safetensors", pretraining, 10 * updates, every, log, progress_bar=False)
         events = EventAccumulator(str(log))
         events.Reload()
         losses = events.Scalars("training/loss")

@@ -45,7 +45,7 @@ def main() -> None:
     policy = "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
 
     def pwm(size: str) -> PWM:
-        return PWM(policy, env, device=arguments.device, buffer_size=1000, policy_kwargs=dict(world_model_size=size))
+        return PWM(policy, env, device=arguments.device, buffer_size=1000, world_model=size)
 
     models = {
         "SAC, 256 x 256 (its default)": SAC(policy, env, device=arguments.device, buffer_size=1),

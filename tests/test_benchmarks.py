@@ -11,11 +11,19 @@ import tarfile
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from scripts import load_script
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "learning_curves.py"
+sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run there
 
+from curves.meaning import same_meaning  # noqa: E402
+from curves.queues import parse_runs, preset_runs, select  # noqa: E402
+from curves.reading import is_finished, read_curve, read_curves, target_of  # noqa: E402
+from curves.runs import COLUMNS, TASK_OF, Run, action_repeat, hyperparams_of  # noqa: E402
+from curves.tables import make_aggregates, make_table  # noqa: E402
 
 learning_curves = load_script(SCRIPT)
 
@@ -25,7 +33,7 @@ def write_curve(out: Path, algo: str, env: str, seed: int, rows: list[tuple[int,
     path = out / env / f"{algo}-seed{seed}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, learning_curves.COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for steps, seconds, score in rows:
             writer.writerow(
@@ -60,15 +68,13 @@ def test_run_evaluates_and_writes_the_curve(tmp_path: Path, algo: str) -> None:
     arguments += ["--out", str(tmp_path)]
     assert learning_curves.main(arguments) == 0
     path = tmp_path / "Pendulum-v1" / f"{algo}-tiny-seed3.csv"
-    curve = learning_curves.Curve.read(path)
-    assert (curve.algo, curve.tag, curve.seed, curve.env) == (algo, "tiny", 3, "Pendulum-v1")
-    assert curve.agent_steps == [80, 160]
-    assert all(-2000 < score < 0 for score in curve.returns)
-    assert 0 < curve.rows[0].train_seconds < curve.rows[1].train_seconds
-    with path.open() as file:
-        last = list(csv.DictReader(file))[-1]
-    assert last["critic_loss"] != ""
-    assert (last["imagined_return"] != "") == (algo == "pwm")
+    curve = read_curve(path)
+    assert curve.iloc[0][["algo", "tag", "seed", "env"]].tolist() == [algo, "tiny", 3, "Pendulum-v1"]
+    assert curve["agent_steps"].tolist() == [80, 160]
+    assert curve["mean_return"].between(-2000, 0).all()
+    assert 0 < curve["train_seconds"][0] < curve["train_seconds"][1]
+    assert not np.isnan(curve["critic_loss"].iloc[-1])
+    assert np.isnan(curve["imagined_return"].iloc[-1]) == (algo != "pwm")
     assert learning_curves.main(arguments) == 2, "an existing curve is not replaced without --force"
 
 
@@ -85,49 +91,48 @@ def test_sweep_runs_what_is_missing_and_skips_the_rest(tmp_path: Path, capsys: p
 
 
 def test_hyperparameters_come_from_the_zoos_files() -> None:
-    learning_curves.register()
-    assert learning_curves.resolve_hyperparams("pwm", "Walker-walk")[1] == "hyperparams/pwm.yml, Walker-walk"
-    assert learning_curves.resolve_hyperparams("pwm", "Fish-swim")[1] == "hyperparams/pwm.yml, default"
-    hopper, source = learning_curves.resolve_hyperparams("sac", "Hopper-v5")
+    assert hyperparams_of("pwm", "Walker-walk")[1] == "hyperparams/pwm.yml, Walker-walk"
+    assert hyperparams_of("pwm", "Fish-swim")[1] == "hyperparams/pwm.yml, default"
+    hopper, source = hyperparams_of("sac", "Hopper-v5")
     assert hopper["learning_starts"] == 10_000
     assert source == "rl-zoo3's sac.yml, Hopper-v4"
-    walker, source = learning_curves.resolve_hyperparams("sac", "Walker-walk")
+    walker, source = hyperparams_of("sac", "Walker-walk")
     assert walker["learning_starts"] == 1_000
     assert source.startswith("SB3's SAC defaults")
-    assert [learning_curves.action_repeat(env) for env in ("Walker-walk", "Hopper-v5")] == [2, 1]
+    assert [action_repeat(env) for env in ("Walker-walk", "Hopper-v5")] == [2, 1]
 
 
 def test_preset_runs_sac_longer_until_it_reaches_the_target() -> None:
-    runs = learning_curves.preset_runs([0, 1, 2], sac_factor=3)
+    runs = preset_runs([0, 1, 2], sac_factor=3)
     assert len(runs) == (5 + 2) * 2 * 3  # two of them from images
-    sac = learning_curves.select(runs, "sac,Walker-walk,0")[0]
+    sac = select(runs, "sac,Walker-walk,0")[0]
     assert (sac.steps, sac.stop_after, sac.stop_at) == (90_000, 30_000, 900)
     assert [sac.ends(20_000, 950.0), sac.ends(30_000, 950.0), sac.ends(60_000, 800.0)] == [False, True, False]
     with pytest.raises(SystemExit, match="Walker-wlak"):
-        learning_curves.select(runs, "Walker-wlak")
+        select(runs, "Walker-wlak")
 
 
 def test_unfinished_curves_are_run_again(walker: Path) -> None:
-    assert learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000).finished(walker)
-    assert not learning_curves.Run("pwm", "Walker-walk", 0, 40_000, 1_000).finished(walker)
-    assert not learning_curves.Run("pwm", "Walker-walk", 2, 30_000, 1_000).finished(walker)
+    assert is_finished(Run("pwm", "Walker-walk", 0, 30_000, 1_000), walker)
+    assert not is_finished(Run("pwm", "Walker-walk", 0, 40_000, 1_000), walker)
+    assert not is_finished(Run("pwm", "Walker-walk", 2, 30_000, 1_000), walker)
     path = walker / "Walker-walk" / "pwm-seed0.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\npwm,Walker-walk,0,,30000,60")  # killed midway
-    assert not learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000).finished(walker)
+    assert not is_finished(Run("pwm", "Walker-walk", 0, 30_000, 1_000), walker)
 
 
 def test_curves_of_other_hyperparameters_are_run_again(walker: Path) -> None:
-    run = learning_curves.Run("pwm", "Walker-walk", 0, 30_000, 1_000)
-    hyperparams, _ = learning_curves.resolve_hyperparams("pwm", "Walker-walk")
+    run = Run("pwm", "Walker-walk", 0, 30_000, 1_000)
+    hyperparams, _ = hyperparams_of("pwm", "Walker-walk")
     description = run.csv_path(walker).with_suffix(".json")
     description.write_text(json.dumps({"hyperparameters": {**hyperparams, "n_timesteps": 7}}))
-    assert run.finished(walker)
+    assert is_finished(run, walker)
     description.write_text(json.dumps({"hyperparameters": {**hyperparams, "horizon": 77}}))
-    assert not run.finished(walker)
+    assert not is_finished(run, walker)
 
 
 def test_table(walker: Path) -> None:
-    row = learning_curves.make_table(learning_curves.read_curves(walker)).splitlines()[-1]
+    row = make_table(read_curves(walker)).splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     # PWM reaches 900 after 200 and 100 s; SAC after 300 s and not within 450 s: at least 375 / 150 = 2.5.
     assert cells == [
@@ -143,7 +148,7 @@ def test_table(walker: Path) -> None:
 
 
 def test_table_of_the_score_that_sac_has_at_a_step(walker: Path) -> None:
-    table = learning_curves.make_table(learning_curves.read_curves(walker), sac_at=120_000)
+    table = make_table(read_curves(walker), sac_at=120_000)
     cells = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
     # SAC's seeds have 905 and 800 then: PWM passes their mean after 200 and 100 s, SAC after 300 s and not within 450.
     assert cells == [
@@ -157,23 +162,50 @@ def test_table_of_the_score_that_sac_has_at_a_step(walker: Path) -> None:
         "> 2.5",
     ]
     # Nobody ran so far: no row but the head
-    assert len(learning_curves.make_table(learning_curves.read_curves(walker), sac_at=400_000).splitlines()) == 2
+    assert len(make_table(read_curves(walker), sac_at=400_000).splitlines()) == 2
 
 
 def test_target_without_a_number_is_sacs_score(tmp_path: Path) -> None:
     for seed, score in ((0, 1000.0), (1, 2000.0)):
         write_curve(tmp_path, "sac", "Hopper-v5", seed, [(50_000, 100, score)])
-    curves = learning_curves.read_curves(tmp_path)
-    assert learning_curves.target_of(learning_curves.TASK_OF["Hopper-v5"], curves) == 1500
+    curves = read_curves(tmp_path)
+    assert target_of(TASK_OF["Hopper-v5"], curves) == 1500
 
 
 def test_plot(walker: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert learning_curves.main(["plot", "--out", str(walker)]) == 0
     assert {path.name for path in walker.glob("*.png")} == {"Walker-walk.png", "overview.png"}
+    picture = np.asarray(Image.open(walker / "Walker-walk.png").convert("RGB")).astype(int)
+    for color in ((11, 98, 164), (209, 105, 26)):  # the curves of PWM and of SAC, in both panels
+        drawn = np.abs(picture - color).max(axis=-1) < 12
+        assert min(drawn[:, : picture.shape[1] // 2].sum(), drawn[:, picture.shape[1] // 2 :].sum()) > 100
+
+
+def test_aggregates_of_tasks_by_hand(tmp_path: Path) -> None:
+    for env, pwm, sac in (("Walker-walk", 900.0, 300.0), ("Cartpole-swingup", 700.0, 800.0)):
+        for seed in (0, 1):
+            write_curve(tmp_path, "pwm", env, seed, [(30_000, 100, pwm)])
+            write_curve(tmp_path, "sac", env, seed, [(30_000, 100, sac)])
+    write_curve(tmp_path, "pwm", "Pendulum-v1", 0, [(3_000, 100, -100.0)])  # of another scale: left out
+    lines = make_aggregates(read_curves(tmp_path)).splitlines()
+    assert lines[2] == "| PWM | 0.80 (0.80 to 0.80) | 0.80 (0.80 to 0.80) | 0.80 (0.80 to 0.80) | 2 |"
+    assert lines[3].startswith("| SAC | 0.55 (0.55 to 0.55) |")
+    assert lines[-1] == "2 tasks. Probability that PWM's score is above SAC's: 0.50."
+
+
+def test_notations_of_the_same_networks_mean_the_same() -> None:
+    sizes = "latent_dim=64, world_model_kwargs=dict(encoder_dim=192, mlp_dim=192)"
+    old = f"dict(activation_fn=nn.SiLU, {sizes}, net_arch=[128])"
+    new = "dict(activation_fn=nn.SiLU, net_arch=[128])"
+    assert same_meaning({"policy_kwargs": old, "critic_epochs": 2}, {"policy_kwargs": new, "n_critic_epochs": 2})
+    assert not same_meaning({"policy_kwargs": old}, {"policy_kwargs": new.replace("[128]", "[64]")})
+    assert not same_meaning(
+        {"policy_kwargs": old}, {"policy_kwargs": new.replace("net_arch", "world_model='1M', net_arch")}
+    )
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+    assert [run.seed for run in parse_runs("pwm,Walker-walk,0-2+5,30000")] == [0, 1, 2, 5]
     for arguments in (
         ["sweep", "dqn,CartPole-v1,0,10"],
         ["sweep", "pwm,Pendulum-v1,0"],

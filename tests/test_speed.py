@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch as th
+from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -16,12 +18,13 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 @pytest.fixture
 def speed(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("speed")
+    return importlib.import_module("timing.measuring")
 
 
 @pytest.mark.parametrize("terminations", [False, True])
 def test_plain_reference_computes_the_same_update(speed, terminations):
-    from plain_update import PlainUpdate, separate
+    from timing.models import Updates, make_model
+    from timing.plain_update import PlainUpdate, separate
 
     arguments = argparse.Namespace(
         size="1M",
@@ -35,19 +38,19 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
         precision="float32",
         gradient_checkpointing=False,
     )
-    model = speed.make_model(arguments)
-    model._terminations_seen = terminations
+    model = make_model(arguments)
+    model.terminations_seen = terminations
     plain = PlainUpdate(model)
     networks = (plain.world_model, plain.actor, plain.critics, plain.target_critics)
     initial = [[value.detach().clone() for value in network.parameters()] for network in networks]
     for seed in range(2):
-        batch = model._sample(arguments.batch, arguments.horizon)
+        updates = Updates(model, arguments.batch)
         th.manual_seed(seed)
-        model._update_world_model(batch, speed.defaultdict(list))
-        model._update_actor_and_critics(batch, speed.defaultdict(list))
+        updates.world_model()
+        updates.extraction()
         th.manual_seed(seed)
-        plain.update_world_model(batch)
-        plain.update_actor_and_critics(batch)
+        plain.update_world_model(updates.batch)
+        plain.update_actor_and_critics(updates.batch)
 
     policy = model.policy
     ours = (policy.world_model, policy.actor, separate(policy.critic), separate(policy.critic_target))
@@ -70,9 +73,11 @@ def test_updates_command_writes_json_table_and_plot(tmp_path):
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
     small = ["--sizes", "1M", "--batches", "4", "--horizons", "2", "--compiled", "no", "--rounds", "1"]
-    speed_py("updates", *small, "--critic-epochs", "1")
+    speed_py("updates", *small, "--n-critic-epochs", "1")
     (result,) = json.loads((tmp_path / "updates-cpu.json").read_text())["results"]
     assert min(result[name] for name in ("extraction_ms", "plain_extraction_ms", "extraction_gflop")) > 0
     assert "| 1M | 4 | 2 | - |" in speed_py("table")
     speed_py("plot")
-    assert (tmp_path / "scaling-cpu.png").stat().st_size > 1000
+    picture = np.asarray(Image.open(tmp_path / "scaling-cpu.png").convert("RGB"))
+    assert picture.shape == (880, 1210, 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50  # axes and text, not a blank page

@@ -155,7 +155,7 @@ def test_other_files_are_refused(tmp_path):
         r"other than two hidden layers": {
             "model": {**release(), "_dynamics.3.weight": th.zeros(LATENT, LATENT)},
         },
-        r"that this package knows: .*encoder\.1\.weight": {
+        r"does not fit its configuration: .*encoder\.1\.weight": {
             "model": {**release(), "_encoder.state.1.weight": th.zeros(LATENT, 3)},
         },
     }

@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     assert newest.steps >= 100
     output = run(train(*arguments, "-n", "40", "-i", newest.model, *parameters), tmp_path)
     assert "Loading pretrained agent" in output
-    assert "its statistics are those that the saved model has" in output
+    assert "it was given the statistics of the saved model" in output
     statistics = pickle.loads((tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1/vecnormalize.pkl").read_bytes())
     assert statistics.obs_rms.count > newest.steps
     resumed = PWM.load(tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1.zip", device="cpu")

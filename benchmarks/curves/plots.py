@@ -56,7 +56,7 @@ def draw_curves(axes: Axes, curves: pd.DataFrame, clock: str, unit: float) -> No
         name = f"{label} ({n_seeds} seed{'s' if n_seeds > 1 else ''})"
         sns.lineplot(
             common, x="x", y="mean_return", errorbar=("pi", 100), color=color, linewidth=2.2, label=name,
-            legend=False, err_kws=dict(alpha=0.13, linewidth=0), ax=axes,
+            err_kws=dict(alpha=0.13, linewidth=0), ax=axes,
         )  # fmt: skip
 
 
@@ -85,6 +85,8 @@ def draw_task(axes: Axes, task: Task, curves: pd.DataFrame, clock: str, publishe
     else:
         axes.set_xlabel(f"training {'CPU ' if clock == 'cpu_seconds' else ''}{'minutes' if unit > 1 else 'seconds'}")
     axes.set_ylabel("")
+    if axes.get_legend() is not None:
+        axes.get_legend().remove()  # the figure has one for all panels
     axes.set_xlim(0, limit / unit)
     target = target_of(task, curves)
     if target is not None:
@@ -98,7 +100,7 @@ def add_legend(figure: Figure) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     labels = sorted(entries, key=lambda label: label.endswith("published"))
-    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=len(labels))
+    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=min(len(labels), 5))
 
 
 def plot(curves: pd.DataFrame, out: Path, clock: str = "wall", published: bool = True) -> list[Path]:

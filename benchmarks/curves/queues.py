@@ -20,8 +20,8 @@ def preset_runs(seeds: Iterable[int], sac_factor: int) -> list[Run]:
     Every run behind the table, the first seed of every task first.
 
     :param seeds: The seeds.
-    :param sac_factor: How many times as far as the compared step SAC goes on, until it has reached the score. This gives
-        its score at the compared step and its time to the score in one run.
+    :param sac_factor: How many times as far as the compared step SAC goes on, until it has reached the score. One run
+        gives its score at the compared step and its time to the score.
     :return: The runs.
     """
     runs = []

@@ -20,6 +20,7 @@ import pandas as pd
 import rl_zoo3
 import torch as th
 import yaml
+from machine import processor
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -262,13 +263,6 @@ def make_callback(run: Run, eval_env: VecEnv, path: Path) -> TimedEvaluation:
     return TimedEvaluation(
         eval_env, run.eval_freq, run.eval_episodes, at_end=True, metrics=TRAIN_METRICS, on_evaluation=write
     )
-
-
-def processor() -> str:
-    """:return: Name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def describe(run: Run, hyperparams: dict[str, Any], source: str, model: BaseAlgorithm) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def make_aggregates(curves: pd.DataFrame, seed: int = 0) -> str:
 
     :param curves: All evaluations.
     :param seed: Seed of the bootstrap.
-    :return: A Markdown table: mean, median and interquartile mean of the returns divided by 1,000, and PWM's probability
-        of improvement over SAC. Tasks count with as many seeds as the algorithm with the fewest has.
+    :return: A Markdown table: mean, median and interquartile mean of the returns divided by 1,000, and PWM's
+        probability of improvement over SAC. All tasks of an algorithm count with the same number of seeds.
     """
     scores: dict[str, dict[str, np.ndarray]] = {"PWM": {}, "SAC": {}}
     for env, of_env in curves.groupby("env", sort=False):

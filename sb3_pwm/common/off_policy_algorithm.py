@@ -33,7 +33,13 @@ from sb3_pwm.common.files import atomic_write, with_suffix
 from sb3_pwm.common.metrics import Metrics
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.vec_env import OverlappedVecEnv
-from sb3_pwm.common.version import FILE_FORMAT, FileFormatError, __version__, check_file_format
+from sb3_pwm.common.version import (
+    FILE_FORMAT,
+    FileFormatError,
+    __version__,
+    check_file_format,
+    is_of_older_version,
+)
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="RobustOffPolicyAlgorithm")
 
@@ -365,7 +371,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
             self.replay_buffer = before
             if isinstance(error, ValueError | OSError | MemoryError):
                 raise
-            if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("sb3_pwm."):
+            if is_of_older_version(error):
                 raise FileFormatError(path, "replay buffer", 1) from error
             # Unpickling raises almost any kind of error, depending on where the file ends and what it holds.
             raise ValueError(f"{path} is damaged, or is no replay buffer: {error!r}.") from error

@@ -42,3 +42,11 @@ def check_file_format(path: object, kind: str, file_format: int) -> None:
     """
     if file_format != FILE_FORMAT:
         raise FileFormatError(path, kind, file_format)
+
+
+def is_of_older_version(error: Exception) -> bool:
+    """
+    :param error: Error of unpickling a file.
+    :return: Whether the file names a module that older versions had.
+    """
+    return isinstance(error, ModuleNotFoundError) and str(error.name).startswith("sb3_pwm.")

@@ -301,11 +301,9 @@ class PWMPolicy(BasePolicy):
             return super().load(path, device)  # type: ignore[arg-type]
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
-        except TypeError as error:
-            if "world_model_size" not in str(error):
-                raise ValueError(f"{path} holds a policy with other arguments: {error}") from error
-            raise FileFormatError(path, "policy", 1) from error
-        except Exception as error:  # torch raises about everything, an OSError too, by where a file ends and what it is
+        except Exception as error:  # torch raises about everything, by where a file ends and what it holds
+            if isinstance(error, TypeError) and "'world_model_size'" in str(error):
+                raise FileFormatError(path, "policy", 1) from error
             raise ValueError(
                 f"{path} is damaged, or is no {cls.__name__} (PWM.load() reads whole models): {error}"
             ) from error

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
+from sb3_pwm.common.version import FileFormatError, is_of_older_version
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
 from sb3_pwm.data.types import Episode, SourceEpisode
 
@@ -28,7 +29,11 @@ def read_replay_buffer(path: str | Path) -> ReplayBuffer:
         raise FileNotFoundError(f"There is no replay buffer {path}: rl-zoo3 writes one with --save-replay-buffer.")
     try:
         buffer = load_from_pkl(path)
-    except Exception as error:  # whatever unpickling stumbles over
+    except FileFormatError as error:  # the buffer does not know its path
+        raise FileFormatError(path, "replay buffer", error.file_format) from None
+    except Exception as error:  # unpickling raises almost any kind of error
+        if is_of_older_version(error):
+            raise FileFormatError(path, "replay buffer", 1) from error
         raise ValueError(f"{path} cannot be read as a replay buffer: {error}.") from error
     check_replay_buffer(buffer, str(path))
     return buffer  # type: ignore[no-any-return]

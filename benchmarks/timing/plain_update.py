@@ -17,7 +17,7 @@ from sb3_pwm import PWM
 from sb3_pwm.common.layers import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
 from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.data.types import SequenceBatch
-from sb3_pwm.pwm.imagination import squashed_action, squashed_log_prob
+from sb3_pwm.pwm.networks import squashed_action, squashed_log_prob
 from sb3_pwm.pwm.pwm import ACTOR_CLIP, CRITIC_CLIP, WORLD_MODEL_CLIP
 from sb3_pwm.world_model.losses import world_model_loss
 
@@ -86,7 +86,7 @@ class PlainUpdate:
 
     def update_world_model(self, batch: SequenceBatch) -> None:
         """:param batch: Replayed sequences."""
-        loss = world_model_loss(self.world_model, batch, self.model.rho, termination=self.model._terminations_seen)
+        loss = world_model_loss(self.world_model, batch, self.model.rho, termination=self.model.terminations_seen)
         self.world_model_optimizer.zero_grad()
         loss.total.backward()
         nn.utils.clip_grad_norm_(self.world_model.parameters(), WORLD_MODEL_CLIP)
@@ -95,7 +95,7 @@ class PlainUpdate:
 
     def update_actor_and_critics(self, batch: SequenceBatch) -> None:
         """:param batch: Replayed sequences; the rollouts start from their first observations."""
-        model, gamma, termination = self.model, self.model.gamma, self.model._terminations_seen
+        model, gamma, termination = self.model, self.model.gamma, self.model.terminations_seen
         with th.no_grad():
             latent = self.world_model.encode(batch.observations[0])
         noise = th.randn(model.horizon, len(latent), self.world_model.config.action_dim, device=latent.device)
@@ -118,8 +118,8 @@ class PlainUpdate:
             weights.append(reached)
             weight, reached = weight * gamma * going, reached * going.detach()
         total = total + weight * final_value
-        self.return_scale.update(total.detach().std(correction=0))
         loss = -total.mean() / self.return_scale.value.clamp(min=1.0) + self.ent_coef * entropy_term
+        self.return_scale.update(total.detach().std(correction=0))
         self.actor_optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.actor.parameters(), ACTOR_CLIP)

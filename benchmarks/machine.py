@@ -1,0 +1,12 @@
+"""The machine that numbers were measured on. Benchmarks import it; it is no script."""
+
+import platform
+import re
+from pathlib import Path
+
+
+def processor() -> str:
+    """:return: Name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Timings of updates and of learning, and their tables and pictures. For `benchmarks/speed.py`."""

@@ -1,0 +1,138 @@
+"""Tables and pictures of timings that were kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+SIZES = ("1M", "5M", "19M", "48M", "317M")
+NAMES = {"extraction": "extraction", "world_model": "world model"}
+PARTS = (
+    *("environment", "acting", "buffer: add", "buffer: sample"),
+    *("world model", "actor and critics", "everything else"),
+)
+UPDATES_HEAD = (
+    "| size | batch | H | options | extraction update | plain | speed-up | world-model update | plain | speed-up "
+    "| of the matrix-product rate | peak memory |\n|" + "---|" * 12
+)
+LEARN_HEAD = "| env | environments | options | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
+# Names that version 0.1.0 wrote
+RENAMED = {
+    "checkpoint_rollout": "gradient_checkpointing",
+    "critic_epochs": "n_critic_epochs",
+    "critic_minibatches": "n_critic_minibatches",
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """:param path: JSON file of timings. :return: Its content, under today's names."""
+    content = json.loads(path.read_text())
+    results = [{RENAMED.get(name, name): value for name, value in result.items()} for result in content["results"]]
+    return {**content, "results": results}
+
+
+def updates_row(result: dict[str, Any]) -> str:
+    """:param result: Timings of a configuration's updates. :return: A line of the table."""
+    options = ["compiled"] if result["compile"] else []
+    options += ["bfloat16"] if result["precision"] == "bfloat16" else []
+    options += ["checkpointed"] if result["gradient_checkpointing"] else []
+    cells = [result["size"], result["batch"], result["horizon"], ", ".join(options) or "-"]
+    for name in NAMES:
+        cells += [f"{result[f'{name}_ms']:.1f} ms"]
+        if f"plain_{name}_ms" in result:
+            cells += [f"{result[f'plain_{name}_ms']:.1f} ms", f"**{result[f'{name}_speedup']:.2f}**"]
+        else:
+            cells += ["-", "-"]
+    cells += [f"{result['extraction_of_matrix_product_rate']:.0%} of {result['matrix_product_gflops']:.0f} GFLOP/s"]
+    cells += [f"{result['peak_memory_mib']:.0f} MiB"]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def learn_row(result: dict[str, Any]) -> str:
+    """:param result: Timings of ``learn()``. :return: A line of the table."""
+    options = ["compiled"] if result["compile"] else []
+    if result["subprocesses"]:
+        options += ["subprocesses", "overlapped" if result["overlap"] else "not overlapped"]
+    cells = [result["env"], result["n_envs"], ", ".join(options) or "-", f"{result['steps_per_second']:.1f}"]
+    cells += [f"{result['shares'].get(part, 0.0):.0%}" for part in PARTS]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def tables(out: Path) -> str:
+    """:param out: Folder of the JSON files. :return: A Markdown table for each of them."""
+    parts = []
+    for name, head, row in (("updates", UPDATES_HEAD, updates_row), ("learn", LEARN_HEAD, learn_row)):
+        for path in sorted(out.glob(f"{name}-*.json")):
+            content = read(path)
+            parts.append(f"\n`{content['command']}` ({content['device']}, torch {content['torch']})\n\n{head}")
+            parts += [row(result) for result in content["results"]]
+    return "\n".join(parts)
+
+
+def plot(out: Path) -> list[Path]:
+    """
+    Draw how the cost grows with the model, the batch, the horizon and the number of environments.
+
+    :param out: Folder of the JSON files.
+    :return: The pictures, ``scaling-<device>.png``.
+    """
+    pictures = []
+    for device in ("cpu", "cuda"):
+        updates, learning = (
+            pd.DataFrame([row for path in sorted(out.glob(f"{kind}-{device}*.json")) for row in read(path)["results"]])
+            for kind in ("updates", "learn")
+        )
+        if not len(updates):
+            continue
+        with sns.axes_style("whitegrid"):
+            figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+            plain = updates[~updates["compile"] & ~updates["gradient_checkpointing"]]
+            draw_updates(axes.flat, plain[plain["precision"] == "float32"])
+            if len(learning):
+                draw_learning(axes[1, 1], learning[learning["overlap"] & ~learning["compile"]])
+        pictures.append(out / f"scaling-{device}.png")
+        figure.savefig(pictures[-1], dpi=110)
+        plt.close(figure)
+    return pictures
+
+
+def draw_updates(axes: Any, updates: pd.DataFrame) -> None:
+    """Draw milliseconds per update over the model's size, the batch and the horizon, the median of the measurements."""
+    reference: dict[str, Any] = {"size": "5M", "batch": 64, "horizon": 16}
+    columns = {f"{prefix}{name}_ms": f"{label}, {who}" for name, label in NAMES.items()
+               for prefix, who in (("", "PWM"), ("plain_", "plain reference"))}  # fmt: skip
+    long = updates.melt([*reference], [c for c in columns if c in updates], "measured", "milliseconds")
+    long["measured"] = long["measured"].map(columns)
+    for ax, varied in zip(axes, reference, strict=False):
+        fixed = {key: value for key, value in reference.items() if key != varied}
+        chosen = long[(long[[*fixed]] == pd.Series(fixed)).all(axis=1)]
+        order = [size for size in SIZES if size in set(chosen[varied])] if varied == "size" else None
+        values = order or [str(value) for value in sorted(set(chosen[varied]))]
+        chosen = chosen.assign(**{varied: pd.Categorical(chosen[varied].astype(str), values, ordered=True)})
+        if len(chosen):
+            sns.lineplot(
+                chosen, x=varied, y="milliseconds", hue="measured", style="measured", markers=True,
+                estimator="median", errorbar=None, legend=ax is axes[0] if isinstance(axes, list) else "auto", ax=ax,
+            )  # fmt: skip
+        others = ", ".join(f"{key} {value}" for key, value in fixed.items())
+        ax.set(ylabel="milliseconds per update", yscale="log", title=f"{varied} ({others})")
+
+
+def draw_learning(ax: Any, learning: pd.DataFrame) -> None:
+    """Draw environment steps per second of ``learn()`` over the number of environments."""
+    places = {False: "environments in the learner's process", True: "environments in processes of their own"}
+    sns.lineplot(
+        learning.assign(place=learning["subprocesses"].map(places)),
+        x="n_envs", y="steps_per_second", hue="place", marker="o", estimator="median", errorbar=None, ax=ax,
+    )  # fmt: skip
+    ax.set(xlabel="environments", ylabel="environment steps per second", title="learn(), one update per step")
+    ax.set_ylim(bottom=0)
