@@ -1,1 +1,1 @@
-"""Building blocks that every other part of the package may use: layers and running statistics."""
+"""Building blocks for every other part of the package. No module in here imports another part."""

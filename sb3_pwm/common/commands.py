@@ -1,4 +1,4 @@
-"""How a command of the package is run: options from a dataclass, one sentence and exit code 2 where they are wrong."""
+"""Run a command of the package: its options are the fields of a dataclass, wrong input ends it with one sentence."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, NoReturn, Protocol
 import tyro
 
 WRONG_USE = 2
-"""Exit code of a command that was given something wrong."""
+"""Exit code of a command whose input was wrong."""
 
 
 class Command(Protocol):
-    """A dataclass whose fields are the options of a command. Help texts are the ``:param:`` lines of its docstring."""
+    """A dataclass whose fields are the options of a command. The ``:param:`` lines of its docstring are the help."""
 
     def run(self) -> None:
         """Run the command."""
@@ -27,12 +27,13 @@ def run_command(
     """
     Parse the options of a command and run it.
 
-    :param commands: The command, or several by name.
+    :param commands: The command, or several commands by name.
     :param prog: Name of the program, for messages.
-    :param arguments: Command-line arguments; None: those of this process.
-    :param renamed: Former names of options (``--old``) and their new names.
+    :param arguments: Command-line arguments. None: the arguments of this process.
+    :param renamed: New names of renamed options, by the old name (``--old``).
     :param description: Text of the help, if there are several commands.
-    :raises SystemExit: With code 2 if an option or what it names is wrong; one sentence on stderr says why.
+    :raises SystemExit: With code 2 if an option is wrong, or the command fails on its input. One sentence on stderr
+        says why.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""Functions that pass through ``torch.compile``, and go on without it where it fails."""
+"""``torch.compile`` with a fallback to the plain function."""
 
 import warnings
 from collections.abc import Callable
@@ -9,17 +9,22 @@ import torch as th
 
 class Compiler:
     """
-    Compiles functions at their first call; once one of them fails, all not yet compiled stay as they are.
+    Compile functions at their first call. If one compilation fails, the functions that follow stay uncompiled.
 
-    A machine without a C++ compiler, an unsupported operation, a broken installation: there is one warning and the
-    results are the same.
+    Compilation fails on a machine without a C++ compiler, for instance. The user then gets one warning, and the same
+    results as with compilation.
     """
 
     def __init__(self) -> None:
         self.failed = False
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """:param function: A function of tensors and modules. :return: Its compiled form."""
+        """
+        Compile a function.
+
+        :param function: Function of tensors and modules.
+        :return: Function with the same results, which compiles ``function`` when it is called first.
+        """
         compiled: Callable[..., Any] | None = None
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -29,17 +34,17 @@ class Compiler:
             if self.failed:
                 return function(*args, **kwargs)
             try:
-                # Static shapes: a training run has one set of them.
+                # Static shapes: a training run uses one set of shapes.
                 attempt = th.compile(function, dynamic=False)
                 result = attempt(*args, **kwargs)
             except (MemoryError, th.OutOfMemoryError):
                 raise
-            except Exception as error:  # the backends raise many kinds
+            except Exception as error:  # the backends raise many kinds of error
                 self.failed = True
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 warnings.warn(
                     f"compile has no effect, torch.compile does not work here: {reason} "
-                    "(compile=False asks for none and is silent)",
+                    "(pass compile=False to avoid this warning)",
                     stacklevel=2,
                 )
                 return function(*args, **kwargs)

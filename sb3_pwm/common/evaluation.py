@@ -1,4 +1,4 @@
-"""Evaluation of a policy while it learns, with clocks that stand still meanwhile."""
+"""A callback that evaluates a policy while it learns, and does not count the time that the evaluations take."""
 
 import time
 from collections.abc import Callable
@@ -10,25 +10,32 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
 Row = dict[str, Any]
-"""One evaluation, see :class:`TimedEvaluation`"""
+"""Results of one evaluation, see :class:`TimedEvaluation`"""
 
 
 class TimedEvaluation(BaseCallback):
     """
     Evaluate the deterministic policy at fixed timesteps. The time that evaluations take is not counted.
 
-    Each evaluation is a dictionary: ``timesteps``; ``seconds`` and ``cpu_seconds`` of learning until then; the mean
-    ``return`` of the episodes and its standard deviation ``std``; ``success``, the share of episodes that ended in
-    success, if the environment tells; and the last ``train/*`` metrics by their names without the prefix.
+    The results of an evaluation are a dictionary with these keys:
 
-    :param eval_env: Environments of the evaluations. If the model's are normalized, theirs get the same statistics.
-    :param eval_freq: Number of timesteps between evaluations.
-    :param n_eval_episodes: Number of episodes of an evaluation.
+    - ``timesteps``: number of timesteps until the evaluation.
+    - ``seconds``, ``cpu_seconds``: wall time and processor time of learning until the evaluation.
+    - ``return``, ``std``: mean and standard deviation of the episodes' returns.
+    - ``success``: share of the episodes that ended in success, if the environment reports ``is_success``.
+    - The last value of each metric in ``metrics``, by its name without ``train/``.
+
+    :param eval_env: Environments of the evaluations. They must be wrapped in ``VecNormalize`` if the model's
+        environments are, and get the same statistics.
+    :param eval_freq: Number of timesteps between two evaluations.
+    :param n_eval_episodes: Number of episodes in an evaluation.
     :param at_start: Whether to evaluate before the first timestep too.
-    :param at_end: Whether to evaluate after the last update too, if the last evaluation was before it.
-    :param seed: Seed of the environments in every evaluation, so that all have the same starts; None: seeds go on.
-    :param metrics: Names of the ``train/*`` metrics to keep.
-    :param on_evaluation: Function that is called with each evaluation. Learning stops if it returns False.
+    :param at_end: Whether to evaluate after the last update too, if the last evaluation was before that update.
+    :param seed: Seed of the environments at the start of every evaluation, so that all evaluations have the same start
+        states. None: the environments are not seeded.
+    :param metrics: Names of the ``train/*`` metrics to keep, without ``train/``.
+    :param on_evaluation: Function that is called with the results of each evaluation. Learning stops if it returns
+        False.
     """
 
     def __init__(
@@ -52,7 +59,7 @@ class TimedEvaluation(BaseCallback):
         self.metrics = metrics
         self.on_evaluation = on_evaluation
         self.rows: list[Row] = []
-        """The evaluations so far"""
+        """Results of the evaluations so far"""
         self.seconds = self.cpu_seconds = 0.0
         self._latest: dict[str, float] = {}
         self._next = eval_freq
@@ -71,16 +78,16 @@ class TimedEvaluation(BaseCallback):
         self._start_clocks()
 
     def _on_step(self) -> bool:
-        # The logger forgets its values when they are written: the last ones are kept here.
+        # The logger drops its values when it writes them, so the last values are kept here.
         logged = self.logger.name_to_value
         self._latest.update((name, logged[f"train/{name}"]) for name in self.metrics if f"train/{name}" in logged)
         if self.num_timesteps < self._next:
             return True
         self._next += self.eval_freq
         self._stop_clocks()
-        goes_on = self._evaluate()
+        continue_training = self._evaluate()
         self._start_clocks()
-        return goes_on
+        return continue_training
 
     def _on_training_end(self) -> None:
         self._stop_clocks()

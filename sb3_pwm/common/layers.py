@@ -11,23 +11,30 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
-# Rows from which on a CPU evaluates an ensemble one member at a time, and the size of its blocks of rows otherwise:
-# more at once falls out of its caches, and its allocator gives such memory back and fetches it again page by page
-# (docs/experiments.md).
+"""Standard deviation of the initial weights"""
+
+# On a CPU, more rows at once do not fit into the caches, and the allocator returns such memory to the system and
+# fetches it again page by page (docs/experiments.md).
 LONG_BATCH = 1024
+"""Number of rows from which a CPU evaluates an ensemble member by member, and size of the blocks of an :class:`MLP`"""
 
 
 def at_least_float32(x: th.Tensor) -> th.Tensor:
-    """:param x: Any tensor. :return: The same, in single precision if it was in half: what is summed or compared."""
+    """
+    Convert half precision to single precision, for values that are summed or compared.
+
+    :param x: Tensor of any shape.
+    :return: Tensor in single precision if ``x`` is in half precision, else ``x``.
+    """
     return x.float() if x.dtype in (th.bfloat16, th.float16) else x
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """
-    Take a module's parameters out of the graph that is built meanwhile: no activations kept for them, no gradients.
+    Exclude the parameters of a module from the graph that the block builds. The block keeps no activations for them.
 
-    :param module: All of whose parameters require gradients before and after.
+    :param module: Module whose parameters all require gradients. They require gradients again after the block.
     """
     module.requires_grad_(False)
     try:
@@ -37,11 +44,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class _FastMish(th.autograd.Function):
-    """``x tanh(softplus(x))`` as ``x - 2 x / d`` with d = (exp(x) + 1)^2 + 1: one exponential, six passes."""
+    """``x tanh(softplus(x))``, computed as ``x - 2 x / d`` with ``d = (exp(x) + 1)^2 + 1``, which needs one exp."""
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
-        exp = x.clamp(max=20.0).exp_()  # beyond 20 the quotient is zero in every precision
+        exp = x.clamp(max=20.0).exp_()  # beyond 20, the quotient is zero in every precision
         d = exp + 1.0
         d.mul_(d).add_(1.0)
         ctx.save_for_backward(x, exp, d)
@@ -51,36 +58,45 @@ class _FastMish(th.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
         x, exp, d = ctx.saved_tensors
-        # The slope is 1 + 2 (2 t - 1) / d with t = x exp (exp + 1) / d
+        # The derivative is 1 + 2 (2 t - 1) / d with t = x exp (exp + 1) / d.
         t = th.addcmul(exp, exp, exp).mul_(x).div_(d)
         t.mul_(2.0).sub_(1.0).div_(d)
         return th.addcmul(gradient, gradient, t, value=2.0)
 
 
 class Mish(nn.Mish):
-    """``nn.Mish`` in less than half of its time on a CPU, where torch's kernel costs more than the layer before it."""
+    """``nn.Mish``, in less than half of the time on a CPU."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: Any shape. :return: The same shape."""
-        # The difference of x and 2 x / d cancels for negative x: too much of it in half precision.
+        """
+        Apply the activation elementwise.
+
+        :param x: Tensor of any shape.
+        :return: Tensor of the same shape.
+        """
+        # For negative x, the difference of x and 2 x / d loses digits: too many in half precision.
         if x.device.type != "cpu" or x.dtype not in (th.float32, th.float64):
             return super().forward(x)
         return _FastMish.apply(x)  # type: ignore[no-untyped-call]
 
 
 def make_activation(activation_fn: type[nn.Module]) -> nn.Module:
-    """:param activation_fn: Class of an activation. :return: A module of it, or of a faster equivalent."""
+    """
+    Make an activation.
+
+    :param activation_fn: Class of the activation.
+    :return: Module of that class, or a faster module that computes the same.
+    """
     return Mish() if activation_fn is nn.Mish else activation_fn()
 
 
 class SimNorm(nn.Module):
     """
-    Simplicial normalization: the last dimension is cut into groups and each group passes through a softmax.
+    Simplicial normalization: a softmax over each group of the last dimension (arXiv 2310.16828, equation 5).
 
-    A latent is so a list of points on simplices: bounded, and sparse by preference, which keeps long latent rollouts
-    from drifting (arXiv 2310.16828, equation 5).
+    It makes latents bounded and tends to make them sparse, which keeps long latent rollouts from drifting.
 
-    :param group_size: Number of entries in a group; the input's last dimension must be a multiple of it.
+    :param group_size: Number of entries in a group. The last dimension of the input must be a multiple of it.
     """
 
     def __init__(self, group_size: int = 8):
@@ -88,7 +104,12 @@ class SimNorm(nn.Module):
         self.group_size = group_size
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(..., Z)``. :return: ``(..., Z)``, every group non-negative with sum one."""
+        """
+        Normalize each group.
+
+        :param x: Tensor ``(..., Z)``.
+        :return: Tensor ``(..., Z)``. Each group is non-negative and sums to one.
+        """
         groups = at_least_float32(x).unflatten(-1, (-1, self.group_size))
         return F.softmax(groups, dim=-1).flatten(-2)
 
@@ -98,11 +119,11 @@ class SimNorm(nn.Module):
 
 class NormedLinear(nn.Linear):
     """
-    Linear layer, LayerNorm, activation.
+    Linear layer, LayerNorm and activation.
 
-    :param in_features: Size of the input's last dimension.
-    :param out_features: Size of the output's last dimension.
-    :param activation: Module applied last.
+    :param in_features: Size of the last dimension of the input.
+    :param out_features: Size of the last dimension of the output.
+    :param activation: Activation module.
     """
 
     def __init__(self, in_features: int, out_features: int, activation: nn.Module):
@@ -111,15 +132,25 @@ class NormedLinear(nn.Linear):
         self.act = activation
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(..., in_features)``. :return: ``(..., out_features)``."""
+        """
+        Apply the three layers.
+
+        :param x: Tensor ``(..., in_features)``.
+        :return: Tensor ``(..., out_features)``.
+        """
         return self.act(self.ln(super().forward(x)))
 
 
 class MLP(nn.Sequential):
-    """A stack of layers that treat every row alike; a CPU passes many rows through it block by block."""
+    """Stack of layers that act on each row independently. On a CPU, large batches are split into blocks of rows."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(..., in_features)``. :return: ``(..., out_features)``."""
+        """
+        Apply all layers.
+
+        :param x: Tensor ``(..., in_features)``.
+        :return: Tensor ``(..., out_features)``.
+        """
         rows = x.numel() // x.shape[-1]
         if x.device.type != "cpu" or rows < 4 * LONG_BATCH or th.compiler.is_compiling():
             return super().forward(x)
@@ -135,14 +166,15 @@ def mlp(
     output_activation: nn.Module | None = None,
 ) -> MLP:
     """
-    Stack of :class:`NormedLinear` with a plain linear output, or a normed one where the output has an activation.
+    Make a stack of :class:`NormedLinear` layers.
 
     :param in_features: Size of the input.
     :param hidden: Sizes of the hidden layers.
     :param out_features: Size of the output.
-    :param activation_fn: Class of the hidden layers' activation.
-    :param output_activation: Module that ends the stack; without it the last layer is a plain ``Linear``.
-    :return: The network, initialized as TD-MPC2 does: truncated normal weights, zero biases.
+    :param activation_fn: Class of the activation of the hidden layers.
+    :param output_activation: Activation of the output layer, which is a :class:`NormedLinear` then. None: the output
+        layer is a plain ``Linear``.
+    :return: The network, initialized as TD-MPC2 does: truncated normal weights and zero biases.
     """
     sizes = [in_features, *hidden]
     layers: list[nn.Module] = [
@@ -162,9 +194,9 @@ def mlp(
 
 class EnsembleLinear(nn.Module):
     """
-    One linear layer per ensemble member, evaluated as a single batched matrix product.
+    One linear layer per ensemble member, evaluated as one batched matrix product.
 
-    :param n_members: Size of the ensemble, N.
+    :param n_members: Number of members, N.
     :param in_features: Size of the input.
     :param out_features: Size of the output.
     """
@@ -176,19 +208,30 @@ class EnsembleLinear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=INIT_STD)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(N, B, in_features)``. :return: ``(N, B, out_features)``."""
+        """
+        Apply each member to its input.
+
+        :param x: Tensor ``(N, B, in_features)``.
+        :return: Tensor ``(N, B, out_features)``.
+        """
         return th.baddbmm(self.bias, x, self.weight)
 
     def member(self, x: th.Tensor, n: int) -> th.Tensor:
-        """:param x: ``(B, in_features)``. :param n: Which member. :return: Its output ``(B, out_features)``."""
+        """
+        Apply one member.
+
+        :param x: Tensor ``(B, in_features)``.
+        :param n: Index of the member.
+        :return: Tensor ``(B, out_features)``.
+        """
         return th.addmm(self.bias[n], x, self.weight[n])
 
 
 class EnsembleLayerNorm(nn.Module):
     """
-    LayerNorm with a gain and offset of its own for each ensemble member.
+    One LayerNorm per ensemble member.
 
-    :param n_members: Size of the ensemble, N.
+    :param n_members: Number of members, N.
     :param features: Size of the last dimension.
     """
 
@@ -199,24 +242,36 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(th.zeros(n_members, 1, features))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(N, B, features)``. :return: ``(N, B, features)``."""
+        """
+        Apply each member to its input.
+
+        :param x: Tensor ``(N, B, features)``.
+        :return: Tensor ``(N, B, features)``.
+        """
         return th.addcmul(self.bias, F.layer_norm(x, (self.features,)), self.weight)
 
     def member(self, x: th.Tensor, n: int) -> th.Tensor:
-        """:param x: ``(B, features)``. :param n: Which member. :return: Its output ``(B, features)``."""
+        """
+        Apply one member.
+
+        :param x: Tensor ``(B, features)``.
+        :param n: Index of the member.
+        :return: Tensor ``(B, features)``.
+        """
         return F.layer_norm(x, (self.features,), self.weight[n, 0], self.bias[n, 0])
 
 
 class EnsembleMLP(nn.Module):
     """
-    N independent MLPs (linear, LayerNorm, activation) with the same input and a scalar output each.
+    N independent MLPs with the same input and one scalar output each.
 
-    The output weights start at zero, so every member's first prediction is zero.
+    Hidden layers are a linear layer, LayerNorm and the activation. The weights of the output layers are zero at first,
+    so that all predictions of a new ensemble are zero.
 
-    :param n_members: Size of the ensemble, N.
+    :param n_members: Number of members, N.
     :param in_features: Size of the input.
     :param hidden: Sizes of the hidden layers.
-    :param activation_fn: Class of the hidden layers' activation.
+    :param activation_fn: Class of the activation of the hidden layers.
     """
 
     def __init__(self, n_members: int, in_features: int, hidden: Sequence[int], activation_fn: type[nn.Module]):
@@ -232,7 +287,12 @@ class EnsembleMLP(nn.Module):
         self.layers = nn.Sequential(*layers, output)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:param x: ``(..., in_features)``. :return: ``(N, ...)``, one prediction per member."""
+        """
+        Predict with all members.
+
+        :param x: Tensor ``(..., in_features)``.
+        :return: Predictions ``(N, ...)``.
+        """
         batch_shape = x.shape[:-1]
         flat = x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and len(flat) >= LONG_BATCH and not th.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""Running out of memory, said so that a user knows what to change."""
+"""Errors of running out of memory that say what to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ import torch as th
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """
-    Turn any form of "out of memory", of the host or of a device, into one that names the knob to turn.
+    Replace an error of running out of memory, on the host or on a device, by one that says what to change.
 
-    :param what: What the block does, as a noun phrase.
-    :param advice: What to lower or move, as an imperative.
-    :raises MemoryError: In place of numpy's and torch's errors of this kind; others pass.
+    :param what: Noun phrase for what needs the memory: ``"a replay buffer on cuda"``.
+    :param advice: Sentence that says what to change: ``"Lower buffer_size."``
+    :raises MemoryError: If the block runs out of memory. Other errors are not caught.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On the host torch raises a plain RuntimeError, known by its allocator's name only.
+        # Out of host memory, torch raises a plain RuntimeError. Only the allocator's name in it tells the reason.
         kinds = (MemoryError, th.OutOfMemoryError)
         if not isinstance(error, kinds) and "DefaultCPUAllocator" not in str(error):
             raise

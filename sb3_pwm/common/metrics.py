@@ -1,4 +1,4 @@
-"""Metrics of updates, collected on the device and read once."""
+"""Metrics of updates, collected on the device."""
 
 from collections import defaultdict
 
@@ -6,22 +6,22 @@ import torch as th
 
 
 class Metrics:
-    """Values of named metrics, as tensors on the device. Nothing waits for the device until :meth:`means`."""
+    """Values of named metrics, kept as tensors on the device, so that only :meth:`means` waits for the device."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[th.Tensor]] = defaultdict(list)
 
     def record(self, **values: th.Tensor) -> None:
         """
-        Add a value to each of several metrics.
+        Add one value to each of several metrics.
 
-        :param values: Scalar tensors by the metric's name. Gradients are dropped.
+        :param values: Scalar tensors, by the name of the metric. They are detached.
         """
         for name, value in values.items():
             self._values[name].append(value.detach())
 
     def means(self) -> dict[str, float]:
-        """:return: The mean of each metric, with one transfer from the device for all of them."""
+        """:return: Mean of each metric, by its name. One transfer from the device reads all of them."""
         if not self._values:
             return {}
         means = th.stack([th.stack(values).mean() for values in self._values.values()]).tolist()

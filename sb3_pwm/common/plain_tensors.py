@@ -1,4 +1,4 @@
-"""Files of torch.save that others have made, read without executing anything that they say."""
+"""Reading of ``torch.save`` files from other sources, without executing code in them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,15 +9,18 @@ import torch as th
 
 def load_plain_tensors(path: str | Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
     """
+    Read a file that holds nothing but tensors, numbers, strings and containers of them.
+
     :param path: The file.
-    :param stand_ins: Ours that are called where the file names something beyond tensors and containers, and its name.
-    :return: What the file holds, on the CPU.
-    :raises ValueError: If it is damaged, or holds more than that; the message names it.
+    :param stand_ins: Pairs of a callable and a qualified name. Where the file names that class or function, the
+        callable is called in its place.
+    :return: Content of the file, with tensors on the CPU.
+    :raises ValueError: If the file is damaged, or names any other class or function. The message names it.
     """
     try:
-        # The unpickler of weights_only knows tensors and containers, and calls nothing else but these.
+        # The unpickler of weights_only builds tensors and containers. Beside them, it calls the stand-ins only.
         with th.serialization.safe_globals(list(stand_ins)):
             return th.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, ... by where the file is odd
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError and others, by where the file is damaged
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is damaged, or holds more than plain tensors, and was not read: {reason}") from error

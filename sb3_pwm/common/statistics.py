@@ -1,4 +1,4 @@
-"""Running statistics that put rewards and returns on a common scale."""
+"""Running statistics that scale rewards and returns."""
 
 import torch as th
 from torch import nn
@@ -6,12 +6,13 @@ from torch import nn
 
 class RunningScale(nn.Module):
     """
-    Exponential moving average of a positive statistic, free of start-up bias, kept with the policy's parameters.
+    Exponential moving average of a positive statistic, corrected for its bias at the start, as Adam's averages are.
 
-    Rewards and returns are divided by it and never shifted: a shift would change the task where episodes can end.
+    Rewards and returns are divided by it. They are not shifted by a mean: a shift would change the task where
+    episodes can terminate. The average is part of the state dict of the policy.
 
-    :param decay: Weight of the past in each update.
-    :param minimum: Lower bound of the scale, so that a constant signal is not blown up.
+    :param decay: Weight of the old average in an update.
+    :param minimum: Lower bound of the scale, so that a nearly constant signal is not amplified.
     """
 
     average: th.Tensor
@@ -26,12 +27,16 @@ class RunningScale(nn.Module):
 
     @th.no_grad()
     def update(self, statistic: th.Tensor) -> None:
-        """:param statistic: Scalar tensor: this batch's value of the statistic."""
+        """
+        Update the average.
+
+        :param statistic: Value of the statistic for the current batch, a scalar tensor.
+        """
         self.average.lerp_(statistic, 1.0 - self.decay)
         self.weight.lerp_(th.ones_like(self.weight), 1.0 - self.decay)
 
     @property
     def value(self) -> th.Tensor:
-        """Scalar tensor: the scale, one before the first update."""
+        """Current scale, a scalar tensor. It is one before the first update."""
         unbiased = self.average / self.weight.clamp(min=1e-8)
         return th.where(self.weight > 0, unbiased.clamp(min=self.minimum), th.ones_like(unbiased))

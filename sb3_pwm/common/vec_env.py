@@ -1,4 +1,4 @@
-"""Vectorized environments."""
+"""A wrapper of vectorized environments."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 class OverlappedVecEnv(VecEnvWrapper):
     """
-    Does something else between sending the actions and waiting for what they led to.
+    Call a function while the environments take their step.
 
-    :param venv: Environments that step in processes of their own.
-    :param work: Called once in every step.
+    :param venv: Environments that step in other processes.
+    :param work: Function without arguments. It is called in every step, between sending the actions and waiting for
+        the results.
     """
 
     def __init__(self, venv: VecEnv, work: Callable[[], None]):
@@ -27,7 +28,7 @@ class OverlappedVecEnv(VecEnvWrapper):
         try:
             self.work()
         except BaseException:
-            self.venv.step_wait()  # the environments must not be left with an answer that nobody has taken
+            self.venv.step_wait()  # otherwise the next step would read the results of this one
             raise
 
     def step_wait(self) -> VecEnvStepReturn:

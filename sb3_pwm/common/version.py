@@ -1,28 +1,29 @@
-"""The version of the package, and the format of the files that it writes."""
+"""Version of the package, and format of the files that it writes."""
 
 __version__ = "0.2.0.dev0"
 
 FILE_FORMAT = 2
-"""Number of the layout of saved models, policies and replay buffers. A file of another number is not read."""
+"""Format number of saved models, policies and replay buffers. Files of another format are not read."""
 
 _WRITERS = {1: "0.1.0"}
 """The last version that wrote each older format."""
 
 
 class FileFormatError(ValueError):
-    """A file was written by a version of the package whose files this version does not read."""
+    """
+    Error for a file in a format that this version of the package does not read.
+
+    :param path: The file.
+    :param kind: Kind of the file's content: ``"model"``, ``"policy"`` or ``"replay buffer"``.
+    :param file_format: Format number of the file. Files of format 1 do not store it.
+    """
 
     def __init__(self, path: object, kind: str, file_format: int):
-        """
-        :param path: The file.
-        :param kind: Kind of its content, such as ``"model"``.
-        :param file_format: The format that it was written in; files of format 1 do not name theirs.
-        """
         if file_format < FILE_FORMAT:
             writer = _WRITERS.get(file_format, "an older version")
             text = (
                 f"{path} holds a {kind} of sb3-pwm {writer}, an older version: sb3-pwm {__version__} does not read "
-                f"its files. Install sb3-pwm {writer} to use it, or make it anew."
+                f"its files. Install sb3-pwm {writer} to use this {kind}, or make a new one."
             )
         else:
             text = (
@@ -35,10 +36,12 @@ class FileFormatError(ValueError):
 
 def check_file_format(path: object, kind: str, file_format: int) -> None:
     """
+    Check that this version of the package reads the format of a file.
+
     :param path: The file.
-    :param kind: Kind of its content, such as ``"model"``.
-    :param file_format: The format that it was written in; 1 if it does not say.
-    :raises FileFormatError: If this version does not read that format.
+    :param kind: Kind of the file's content: ``"model"``, ``"policy"`` or ``"replay buffer"``.
+    :param file_format: Format number of the file; 1 if the file does not store it.
+    :raises FileFormatError: If this version does not read the format.
     """
     if file_format != FILE_FORMAT:
         raise FileFormatError(path, kind, file_format)
@@ -46,7 +49,9 @@ def check_file_format(path: object, kind: str, file_format: int) -> None:
 
 def is_of_older_version(error: Exception) -> bool:
     """
-    :param error: Error of unpickling a file.
-    :return: Whether the file names a module that older versions had.
+    Tell whether unpickling failed because the file is of an older version.
+
+    :param error: Error that unpickling the file raised.
+    :return: Whether the file names a module that only older versions of the package have.
     """
     return isinstance(error, ModuleNotFoundError) and str(error.name).startswith("sb3_pwm.")
