@@ -12,6 +12,8 @@ import pytest
 
 from sb3_pwm import PWM, latest_checkpoint
 
+MODEL = re.compile(r"run_(\d+)_steps\.zip")
+
 TRAIN = textwrap.dedent(
     """
     import sys
@@ -35,14 +37,20 @@ TRAIN = textwrap.dedent(
         print("resumed", checkpoint.steps, n_stored, int(env.obs_rms.count), model.n_updates, flush=True)
     else:
         tiny = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
+        # compile="auto" would compile for so many steps, which takes a minute and more.
         model = PWM("MlpPolicy", VecNormalize(env), learning_starts=20, batch_size=8, buffer_size=20_000, seed=0,
-                    device="cpu", policy_kwargs=tiny)
+                    device="cpu", compile=False, policy_kwargs=tiny)
         print("begun", flush=True)
     # So often that many a kill falls into one
     callback = CheckpointCallback(5, folder, "run", save_replay_buffer=True, save_vecnormalize=True)
     model.learn(1_000_000, callback, reset_num_timesteps=not checkpoint)
     """
 )
+
+
+def newest_model(folder):
+    """Steps of the newest model file, whole or not: cheap enough to be asked all the time."""
+    return max((int(match[1]) for path in folder.iterdir() if (match := MODEL.fullmatch(path.name))), default=0)
 
 
 def last_steps(folder):
@@ -59,11 +67,10 @@ def test_killed_and_resumed(tmp_path, n_kills):
         with log.open("w") as stream:
             process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path)], stdout=stream, stderr=stream)
             deadline = time.monotonic() + 120
-            while not log.read_text() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            # At least one checkpoint further, then at any moment
-            while last_steps(tmp_path) <= last and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
+            # Two more checkpoints, so that the first of them is whole; then at any moment
+            wanted = max(last, 25) + 10
+            while newest_model(tmp_path) < wanted and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
             time.sleep(rng.uniform(0.0, 0.5))
             assert process.poll() is None, log.read_text()
             process.send_signal(signal.SIGKILL)
