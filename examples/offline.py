@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--sac-steps", type=int, default=5000, help="steps of each run that makes data")
     parser.add_argument("--pretraining-steps", type=int, default=3000, help="updates of the world model")
     parser.add_argument("--updates", type=int, default=2000, help="updates of each policy")
+    parser.add_argument("--evaluations", type=int, default=8, help="evaluations of each policy on the way")
     parser.add_argument("--episodes", type=int, default=10, help="episodes of each evaluation")
     parser.add_argument("--out", type=Path, default=Path("offline"), help="folder of what it writes")
     args = parser.parse_args()
@@ -79,7 +80,7 @@ def main() -> None:
         evaluation = EvalCallback(
             Monitor(gym.make(task)),
             n_eval_episodes=args.episodes,
-            eval_freq=max(args.updates // 8, 1),
+            eval_freq=max(args.updates // args.evaluations, 1),
             log_path=str(args.out / task),
             best_model_save_path=str(args.out / task),
             verbose=0,

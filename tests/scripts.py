@@ -1,13 +1,21 @@
-"""The scripts of the repository, for the tests of them."""
+"""Scripts and modules as programs, run in this process: a process of its own takes seconds to import torch."""
 
+import contextlib
 import importlib.util
+import io
+import os
+import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 
 def load_script(path: Path) -> ModuleType:
-    """:param path: A script. :return: It as a module, whatever the working directory."""
+    """
+    :param path: A script.
+    :return: The script as a module, whatever the working directory.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -15,3 +23,48 @@ def load_script(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def program(name: str, arguments: list[object], folder: Path) -> Iterator[io.StringIO]:
+    """
+    The surroundings of a program: its arguments, its working directory, and its output, which is caught.
+
+    :param name: Name of the program.
+    :param arguments: Its arguments.
+    :param folder: Its working directory.
+    :return: Standard output and errors together.
+    """
+    output, before, argv = io.StringIO(), Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = [name, *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            yield output
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+
+
+def run_script_here(path: Path, *arguments: object, folder: Path) -> str:
+    """
+    :param path: A script.
+    :param arguments: Its arguments.
+    :param folder: Its working directory.
+    :return: What it wrote.
+    """
+    with program(str(path), list(arguments), folder) as output:
+        runpy.run_path(str(path), run_name="__main__")
+    return output.getvalue()
+
+
+def run_module_here(name: str, *arguments: object, folder: Path) -> str:
+    """
+    :param name: Name of a module that ``python -m`` would run.
+    :param arguments: Its arguments.
+    :param folder: Its working directory.
+    :return: What it wrote.
+    """
+    with program(name, list(arguments), folder) as output:
+        runpy.run_module(name, run_name="__main__", alter_sys=False)
+    return output.getvalue()

@@ -25,6 +25,18 @@ SUITE_IDS = [suite_env_id(domain, task) for domain, task in SUITE]
 CUSTOM_IDS = [suite_env_id(domain, task) for domain, tasks in CUSTOM_TASKS.items() for task in tasks]
 MUSCLE_IDS = [suite_env_id(domain, task) for domain, tasks in MUSCLE_TASKS.items() for task in tasks]
 ALL_IDS = [*SUITE_IDS, *CUSTOM_IDS, *MUSCLE_IDS]
+
+
+def one_per_domain(names, domains):
+    """Parameters of a test: the first of each domain in every run of the suite, the others with ``-m slow``."""
+    seen, parameters = set(), []
+    for name, domain in zip(names, domains, strict=True):
+        parameters.append(pytest.param(*name, marks=[pytest.mark.slow] if domain in seen else []))
+        seen.add(domain)
+    return parameters
+
+
+ONE_OF_EACH_DOMAIN = one_per_domain([(name,) for name in ALL_IDS], [name.partition("-")[0] for name in ALL_IDS])
 # Scalars and matrices among the observations, a robot and a ball, uneven and absent action bounds.
 REPRESENTATIVE = ["Cheetah-run", "Dog-fetch", "Finger-turn-easy", "Lqr-lqr-6-2", "Quadruped-fetch", "Stacker-stack-4"]
 
@@ -138,7 +150,7 @@ def test_spaces_are_flat_float32_boxes(env_id, observation_dim, action_dim):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", ALL_IDS)
+@pytest.mark.parametrize("env_id", ONE_OF_EACH_DOMAIN)
 def test_env_checkers_have_nothing_to_say(env_id):
     env = gymnasium.make(env_id).unwrapped
     with warnings.catch_warnings():
@@ -177,7 +189,7 @@ def test_an_action_of_another_shape_is_refused():
 # --- Dynamics -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("domain", "task"), SUITE, ids=SUITE_IDS)
+@pytest.mark.parametrize(("domain", "task"), one_per_domain(SUITE, [domain for domain, _ in SUITE]), ids=SUITE_IDS)
 def test_an_agent_step_is_two_steps_of_dm_control(domain, task):
     n_steps = 3
     env = gymnasium.make(suite_env_id(domain, task))
@@ -201,7 +213,7 @@ def test_an_agent_step_is_two_steps_of_dm_control(domain, task):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", ALL_IDS)
+@pytest.mark.parametrize("env_id", ONE_OF_EACH_DOMAIN)
 def test_a_seed_decides_the_episode(env_id):
     """In one and the same environment; that it does so in another one follows from the test above."""
     env = gymnasium.make(env_id)
@@ -347,7 +359,7 @@ def make_rendered(env_id, **kwargs):
     return env
 
 
-@pytest.mark.parametrize("env_id", ALL_IDS)
+@pytest.mark.parametrize("env_id", ONE_OF_EACH_DOMAIN)
 def test_render(env_id):
     env = make_rendered(env_id)
     picture = env.render()

@@ -16,6 +16,11 @@ from sb3_pwm.tasks import META_WORLD_TASKS
 register_envs()
 
 
+# Different arms' motions in every run of the suite, the other tasks with `-m slow`
+USUAL = ("reach", "drawer-open", "peg-insert-side", "stick-push", "box-close")
+SOME_TASKS = [pytest.param(task, marks=[] if task in USUAL else [pytest.mark.slow]) for task in META_WORLD_TASKS]
+
+
 @pytest.fixture
 def meta_world():
     import_suite()  # the choice of a graphics library comes before the import
@@ -40,7 +45,7 @@ def test_there_are_fifty_and_they_are_metaworlds(meta_world):
 
 
 @pytest.mark.usefixtures("meta_world")
-@pytest.mark.parametrize("task", META_WORLD_TASKS)
+@pytest.mark.parametrize("task", SOME_TASKS)
 def test_a_seed_decides_the_episode(task):
     env, other = gymnasium.make(f"Mw-{task}"), gymnasium.make(f"Mw-{task}")
     first, different, again = (episode(env, seed, 10) for seed in (3, 4, 3))
@@ -64,7 +69,7 @@ def test_reset_without_a_seed_goes_on_with_the_random_stream():
 
 
 @pytest.mark.usefixtures("meta_world")
-@pytest.mark.parametrize("task", META_WORLD_TASKS)
+@pytest.mark.parametrize("task", SOME_TASKS)
 def test_gymnasiums_checker_is_satisfied(task):
     env = gymnasium.make(f"Mw-{task}")
     check_env(env.unwrapped, skip_render_check=True)
@@ -74,7 +79,7 @@ def test_gymnasiums_checker_is_satisfied(task):
 
 
 @pytest.mark.usefixtures("meta_world")
-@pytest.mark.parametrize("task", META_WORLD_TASKS)
+@pytest.mark.parametrize("task", SOME_TASKS)
 def test_render(task):
     env = gymnasium.make(f"Mw-{task}", render_mode="rgb_array", width=128, height=96)
     env.reset(seed=0)

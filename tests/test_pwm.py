@@ -235,13 +235,13 @@ def test_critics_learn_from_replayed_episodes(terminates, expected):
         Round(terminates),
         seed=0,
         gamma=0.5,
-        tau=0.1,
+        tau=0.2,
         world_model_updates=0,
-        critic_learning_rate=3e-3,
+        critic_learning_rate=5e-3,
         replay_critic_coef=1000.0,
         replay_critic_horizon=8,
         **arguments,
-    ).learn(1000)
+    ).learn(500)
     observations = th.tensor([[0.0], [1 / 3], [2 / 3]])
     with th.no_grad():
         values = model.policy.critic(model.policy.encode(observations)).mean(0)

@@ -8,10 +8,11 @@ import pytest
 import torch as th
 import yaml
 from test_offline import episodes
-from test_zoo import run, train
+from test_zoo import run, run_here, train
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 
+pytestmark = pytest.mark.xdist_group("zoo-offline")
 TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
 
 
@@ -52,7 +53,7 @@ def test_enjoy_needs_neither_world_model_nor_data(extracted):
         path.rename(away)
     try:
         arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "510", "--load-best"]
-        assert "Mean reward: " in run(["-m", "rl_zoo3.enjoy", *arguments], folder)
+        assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
     finally:
         for path, away in hidden:
             away.rename(path)
@@ -62,12 +63,12 @@ def test_optimize(extracted):
     folder, _ = extracted
     study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
     arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
-    output = run(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
+    with pytest.warns(UserWarning, match="world_model takes the place of the one in policy_kwargs"):  # a sampled size
+        run_here(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
     trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
     assert {"bc_coef", "bc_temperature", "horizon"} <= set(trials[0].params)
     assert all(np.isfinite(trial.value) for trial in trials)
-    assert "world_model takes the place of the one in policy_kwargs" in output  # the sampled size does not count
 
 
 def test_the_configuration_file_of_the_repository(extracted):
@@ -75,7 +76,7 @@ def test_the_configuration_file_of_the_repository(extracted):
     shipped = Path(__file__).resolve().parent.parent / "hyperparams" / "pwm-offline.yml"
     small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))", "dataset:'data'")
     arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
-    run(train(*arguments), folder)
+    run_here(train(*arguments), folder)
     model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
     assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
 
@@ -85,8 +86,8 @@ def test_parameters_on_the_command_line(extracted):
     folder, _ = extracted
     offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
     arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
-    output = run(train(*arguments), folder, succeeds=False)
-    assert "leave VecNormalize's norm_obs out (with rl-zoo3: -params normalize:False)" in output
-    run(train(*arguments, "normalize:False"), folder)
+    with pytest.raises(ValueError, match=r"leave VecNormalize's norm_obs out .with rl-zoo3: -params normalize:False"):
+        run_here(train(*arguments), folder)
+    run_here(train(*arguments, "normalize:False"), folder)
     model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
     assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)
