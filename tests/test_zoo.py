@@ -21,8 +21,6 @@ from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_pwm import PWM, latest_checkpoint
 
-pytestmark = pytest.mark.xdist_group("zoo")  # one worker imports rl-zoo3, and trains what several tests use
-
 TINY_POLICY = (
     "dict(world_model=dict(latent_dim=16,encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
 )
@@ -80,74 +78,99 @@ def dog_run(tmp_path_factory):
     return folder, output
 
 
-def test_train_reads_the_packaged_hyperparameters_and_saves_a_model(dog_run):
-    folder, output = dog_run
-    assert "pwm.yml" in output
-    assert "Eval num_timesteps=100" in output
-    results = folder / "logs/pwm/Dog-run_1"
-    models = [PWM.load(results / name, device="cpu") for name in ("Dog-run.zip", "best_model.zip")]
-    assert [model.num_timesteps for model in models] == [120, 100]
-    assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [100]
-    assert load_from_pkl(results / "replay_buffer.pkl").size() == 120
-    assert list((folder / "tb/Dog-run/PWM_1").glob("events.out.tfevents.*"))
+class TestDogRun:
+    """What ``rl_zoo3.train --algo pwm --env Dog-run`` leaves behind. A class's tests share a worker."""
 
+    def test_train_reads_the_packaged_hyperparameters_and_saves_a_model(self, dog_run):
+        folder, output = dog_run
+        assert "pwm.yml" in output
+        assert "Eval num_timesteps=100" in output
+        results = folder / "logs/pwm/Dog-run_1"
+        models = [PWM.load(results / name, device="cpu") for name in ("Dog-run.zip", "best_model.zip")]
+        assert [model.num_timesteps for model in models] == [120, 100]
+        assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [100]
+        assert load_from_pkl(results / "replay_buffer.pkl").size() == 120
+        assert list((folder / "tb/Dog-run/PWM_1").glob("events.out.tfevents.*"))
 
-def test_parameters_on_the_command_line_override_the_file(dog_run):
-    folder, _ = dog_run
-    config = yaml.load((folder / "logs/pwm/Dog-run_1/Dog-run/config.yml").read_text(), Loader=yaml.UnsafeLoader)
-    assert config["horizon"] == 8
-    model = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu")
-    assert model.horizon == 8
-    # rl-zoo3's notation for linear decay, in an argument that rl-zoo3 does not know
-    assert model.critic_lr_schedule(0.5) == pytest.approx(5e-4)
+    def test_parameters_on_the_command_line_override_the_file(self, dog_run):
+        folder, _ = dog_run
+        config = yaml.load((folder / "logs/pwm/Dog-run_1/Dog-run/config.yml").read_text(), Loader=yaml.UnsafeLoader)
+        assert config["horizon"] == 8
+        model = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu")
+        assert model.horizon == 8
+        # rl-zoo3's notation for linear decay, in an argument that rl-zoo3 does not know
+        assert model.critic_lr_schedule(0.5) == pytest.approx(5e-4)
 
+    def test_enjoy_reserves_no_replay_buffer(self, dog_run):
+        """Dog-run's training buffer is 1.8 GB, and stock enjoy does not know that it could ask for a small one."""
+        if not Path("/proc/self/status").exists():
+            pytest.skip("needs /proc/self/status to measure the address space")
+        folder, _ = dog_run
+        output = run_script(
+            """
+            import sys
+            from pathlib import Path
 
-def test_enjoy_reserves_no_replay_buffer(dog_run):
-    """Dog-run's training buffer is 1.8 GB, and stock enjoy does not know that it could ask for a small one."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("needs /proc/self/status to measure the address space")
-    folder, _ = dog_run
-    output = run_script(
-        """
-        import sys
-        from pathlib import Path
+            import dm_control.suite
+            import rl_zoo3.enjoy
 
-        import dm_control.suite
-        import rl_zoo3.enjoy
+            def megabytes(field):
+                status = Path("/proc/self/status").read_text()
+                return int(status.split(field + ":")[1].split()[0]) // 1024
 
-        def megabytes(field):
-            status = Path("/proc/self/status").read_text()
-            return int(status.split(field + ":")[1].split()[0]) // 1024
+            sys.argv = ["enjoy", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510"]
+            before = megabytes("VmSize")
+            rl_zoo3.enjoy.enjoy()
+            print("grew by", megabytes("VmPeak") - before)
+            """,
+            folder,
+        )
+        assert "Mean reward: " in output
+        assert int(output.split("grew by ")[1]) < 900
+        model = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu")
+        assert model.buffer_size == 1_000_000
 
-        sys.argv = ["enjoy", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510"]
-        before = megabytes("VmSize")
-        rl_zoo3.enjoy.enjoy()
-        print("grew by", megabytes("VmPeak") - before)
-        """,
-        folder,
-    )
-    assert "Mean reward: " in output
-    assert int(output.split("grew by ")[1]) < 900
-    model = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu")
-    assert model.buffer_size == 1_000_000
+    def test_enjoy_command(self, dog_run):
+        folder, _ = dog_run
+        arguments = ["--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510", "--load-best"]
+        assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
 
+    def test_resume_continues_with_model_and_replay_buffer(self, dog_run):
+        folder, _ = dog_run
+        arguments = [
+            "--env",
+            "Dog-run",
+            "-n",
+            "115",
+            "--eval-freq",
+            "-1",
+            "-i",
+            "logs/pwm/Dog-run_1/Dog-run.zip",
+            "-uuid",
+        ]
+        output = run_here(train(*arguments, "-params", "learning_starts:100", *UPDATES), folder)
+        assert "Loading pretrained agent" in output
+        assert "Loading replay buffer" in output
+        (resumed,) = (folder / "logs/pwm").glob("Dog-run_2_*/Dog-run.zip")
+        before, after = (
+            PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu"),
+            PWM.load(resumed, device="cpu"),
+        )
+        assert after.n_updates > before.n_updates == 20
+        shutil.rmtree(resumed.parent)
 
-def test_enjoy_command(dog_run):
-    folder, _ = dog_run
-    arguments = ["--algo", "pwm", "--env", "Dog-run", "-f", "logs", "--no-render", "-n", "510", "--load-best"]
-    assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
-
-
-def test_resume_continues_with_model_and_replay_buffer(dog_run):
-    folder, _ = dog_run
-    arguments = ["--env", "Dog-run", "-n", "115", "--eval-freq", "-1", "-i", "logs/pwm/Dog-run_1/Dog-run.zip", "-uuid"]
-    output = run_here(train(*arguments, "-params", "learning_starts:100", *UPDATES), folder)
-    assert "Loading pretrained agent" in output
-    assert "Loading replay buffer" in output
-    (resumed,) = (folder / "logs/pwm").glob("Dog-run_2_*/Dog-run.zip")
-    before, after = PWM.load(folder / "logs/pwm/Dog-run_1/Dog-run.zip", device="cpu"), PWM.load(resumed, device="cpu")
-    assert after.n_updates > before.n_updates == 20
-    shutil.rmtree(resumed.parent)
+    def test_record_video(self, dog_run):
+        folder, _ = dog_run
+        try:
+            env = gym.make("Dog-run", render_mode="rgb_array")
+            env.reset()
+            env.render()
+        except RuntimeError as error:
+            pytest.skip(f"no headless rendering here: {error}")
+        run(["-m", "rl_zoo3.record_video", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "-n", "5"], folder)
+        videos = list((folder / "logs/pwm/Dog-run_1/videos").glob("*.mp4"))
+        assert len(videos) == 1
+        assert videos[0].read_bytes()[4:8] == b"ftyp"  # a whole mp4 file begins so
 
 
 @pytest.mark.parametrize("env", ["Pendulum-pixels", "Pendulum-dict"])
@@ -186,20 +209,6 @@ def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     before = PWM.load(newest.model, device="cpu")
     assert resumed.num_timesteps == 40  # rl-zoo3 counts anew, SB3's learn(reset_num_timesteps=False) goes on
     assert resumed.n_updates > before.n_updates > 0
-
-
-def test_record_video(dog_run):
-    folder, _ = dog_run
-    try:
-        env = gym.make("Dog-run", render_mode="rgb_array")
-        env.reset()
-        env.render()
-    except RuntimeError as error:
-        pytest.skip(f"no headless rendering here: {error}")
-    run(["-m", "rl_zoo3.record_video", "--algo", "pwm", "--env", "Dog-run", "-f", "logs", "-n", "5"], folder)
-    videos = list((folder / "logs/pwm/Dog-run_1/videos").glob("*.mp4"))
-    assert len(videos) == 1
-    assert videos[0].read_bytes()[4:8] == b"ftyp"  # a whole mp4 file begins so
 
 
 def test_rl_zoo3_command_trains_with_subprocess_environments_and_plots(tmp_path):

@@ -12,7 +12,6 @@ from test_zoo import run, run_here, train
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 
-pytestmark = pytest.mark.xdist_group("zoo-offline")
 TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
 
 
@@ -34,60 +33,63 @@ def extracted(tmp_path_factory):
     return folder, run(train(*arguments), folder)
 
 
-def test_train_from_a_configuration_file(extracted):
-    folder, output = extracted
-    assert "Eval num_timesteps=40" in output
-    results = folder / "logs/pwm" / f"{TASK}_1"
-    assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [20, 40, 60]
-    model = PWM.load(results / f"{TASK}.zip", device="cpu")
-    assert model.policy.task == "cheetah-run"
-    assert model.n_updates == 60
-    # No environment was stepped but for evaluation.
-    assert len((results / "0.monitor.csv").read_text().splitlines()) == 2
+class TestExtraction:
+    """Extraction from one world model. A class's tests share a worker."""
 
+    def test_train_from_a_configuration_file(self, extracted):
+        folder, output = extracted
+        assert "Eval num_timesteps=40" in output
+        results = folder / "logs/pwm" / f"{TASK}_1"
+        assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [20, 40, 60]
+        model = PWM.load(results / f"{TASK}.zip", device="cpu")
+        assert model.policy.task == "cheetah-run"
+        assert model.n_updates == 60
+        # No environment was stepped but for evaluation.
+        assert len((results / "0.monitor.csv").read_text().splitlines()) == 2
 
-def test_enjoy_needs_neither_world_model_nor_data(extracted):
-    folder, _ = extracted
-    hidden = [(folder / name, folder / f"{name}.hidden") for name in ("wm.safetensors", "data")]
-    for path, away in hidden:
-        path.rename(away)
-    try:
-        arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "510", "--load-best"]
-        assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
-    finally:
+    def test_enjoy_needs_neither_world_model_nor_data(self, extracted):
+        folder, _ = extracted
+        hidden = [(folder / name, folder / f"{name}.hidden") for name in ("wm.safetensors", "data")]
         for path, away in hidden:
-            away.rename(path)
+            path.rename(away)
+        try:
+            arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "510", "--load-best"]
+            assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
+        finally:
+            for path, away in hidden:
+                away.rename(path)
 
+    def test_optimize(self, extracted):
+        folder, _ = extracted
+        study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
+        arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
+        with pytest.warns(
+            UserWarning, match="world_model takes the place of the one in policy_kwargs"
+        ):  # a sampled size
+            run_here(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
+        trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+        assert {"bc_coef", "bc_temperature", "horizon"} <= set(trials[0].params)
+        assert all(np.isfinite(trial.value) for trial in trials)
 
-def test_optimize(extracted):
-    folder, _ = extracted
-    study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
-    arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
-    with pytest.warns(UserWarning, match="world_model takes the place of the one in policy_kwargs"):  # a sampled size
-        run_here(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
-    trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
-    assert {"bc_coef", "bc_temperature", "horizon"} <= set(trials[0].params)
-    assert all(np.isfinite(trial.value) for trial in trials)
-
-
-def test_the_configuration_file_of_the_repository(extracted):
-    folder, _ = extracted
-    shipped = Path(__file__).resolve().parent.parent / "hyperparams" / "pwm-offline.yml"
-    small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))", "dataset:'data'")
-    arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
-    run_here(train(*arguments), folder)
-    model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
-    assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
-
-
-def test_parameters_on_the_command_line(extracted):
-    """The packaged pwm.yml, whose entry for this task normalizes observations."""
-    folder, _ = extracted
-    offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
-    arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
-    with pytest.raises(ValueError, match=r"leave VecNormalize's norm_obs out .with rl-zoo3: -params normalize:False"):
+    def test_the_configuration_file_of_the_repository(self, extracted):
+        folder, _ = extracted
+        shipped = Path(__file__).resolve().parent.parent / "hyperparams" / "pwm-offline.yml"
+        small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))", "dataset:'data'")
+        arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
         run_here(train(*arguments), folder)
-    run_here(train(*arguments, "normalize:False"), folder)
-    model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
-    assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)
+        model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
+        assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
+
+    def test_parameters_on_the_command_line(self, extracted):
+        """The packaged pwm.yml, whose entry for this task normalizes observations."""
+        folder, _ = extracted
+        offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
+        arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
+        with pytest.raises(
+            ValueError, match=r"leave VecNormalize's norm_obs out .with rl-zoo3: -params normalize:False"
+        ):
+            run_here(train(*arguments), folder)
+        run_here(train(*arguments, "normalize:False"), folder)
+        model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
+        assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)
