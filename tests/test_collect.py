@@ -284,7 +284,7 @@ def test_replay_of_what_is_no_run_of_the_task_is_refused(tmp_path):
 
     other = tmp_path / "buffer.pkl"
     save_to_pkl(other, make_buffer(env, np.zeros(12), {}))
-    with pytest.raises(ValueError, match="12 steps and no whole episode"):
+    with pytest.raises(ValueError, match="12 steps and no complete episode"):
         replayed_episodes(other, "pendulum-swingup", env)
     save_to_pkl(other, make_buffer(env, [0.0, np.nan, *[0.0] * 10], {5: True}))
     with pytest.raises(ValueError, match=r"rewards of episode 0 of .*buffer\.pkl are NaN or infinite at step 1"):

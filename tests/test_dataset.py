@@ -1,4 +1,4 @@
-"""Offline data sets: where they come from, what they sample, and what they refuse."""
+"""Offline data sets: sampling, storage, sources, and bad data."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from sb3_pwm.data.types import Episode, SourceEpisode
 
 
 def numbered(n_steps, first=0.0, observation_dim=2, action_dim=1, terminated=False):
-    """An episode whose every number says which step of which episode it is of: first + t."""
+    """An episode whose observations and rewards tell the number of the step, ``first + t``."""
     steps = first + np.arange(n_steps + 1, dtype=np.float32)
     observations = np.repeat(steps[:, None], observation_dim, axis=1)
     actions = np.repeat(steps[:-1, None] / 1e4, action_dim, axis=1)
@@ -25,7 +25,7 @@ def numbered(n_steps, first=0.0, observation_dim=2, action_dim=1, terminated=Fal
 
 
 def make(*episodes, storage=None):
-    """``(task, episode)`` pairs to a data set."""
+    """A data set of pairs of task and episode."""
     return OfflineDataset.from_episodes(
         [SourceEpisode(task, episode, f"episode {n}") for n, (task, episode) in enumerate(episodes)], storage
     )
@@ -52,32 +52,28 @@ def test_a_sequence_is_consecutive_steps_of_one_episode(two_tasks, tmp_path, sto
         dataset = OfflineDataset.load(tmp_path / "data")
     assert (dataset.tasks, dataset.n_episodes, dataset.n_steps) == (("walk", "reach"), 4, 22)
     assert (dataset.observation_dim, dataset.action_dim) == (3, 2)
-    ends = {10: False, 104: True, 206: True, 302: False}
-    begins = {10: 0, 104: 100, 206: 200, 302: 300}
     batch = dataset.sample(500, 3, np.random.default_rng(0))
     assert batch.observations.shape == (4, 500, 3)
     assert batch.actions.shape == (3, 500, 2)
-    seen = set()
-    for b in range(500):
-        start = float(batch.observations[0, b, 0])
-        (end,) = [end for end in ends if begins[end] <= start < end]
-        seen.add(start)
-        task = int(batch.task[b])
-        assert task == (0 if end in (10, 206) else 1)
-        n_real = min(3, int(end - start))
-        assert batch.mask[:, b].tolist() == [1.0] * n_real + [0.0] * (3 - n_real)
-        steps = [start + t for t in range(n_real)]
-        assert batch.observations[: n_real + 1, b, 0].tolist() == [*steps, start + n_real]
-        assert batch.rewards[:n_real, b].tolist() == [step + 0.5 for step in steps]
-        np.testing.assert_allclose(batch.actions[:n_real, b, 0], np.array(steps) / 1e4)
-        expected = [ends[end] and step == end - 1 for step in steps]
-        assert batch.terminations[:n_real, b].bool().tolist() == expected
-        # Padding
-        assert (batch.observations[:, b, 2] == (batch.observations[:, b, 0] if task == 0 else 0.0)).all()
-        assert (batch.actions[:, b, 1] == (batch.actions[:, b, 0] if task == 0 else 0.0)).all()
-    # Every sequence that there is, no others
-    assert seen == {*range(8), 100, 101, *range(200, 204), 300}
-    assert all(th.isfinite(part).all() for part in batch[:5])
+    observations, actions, rewards, terminations, mask = (part.numpy() for part in batch[:5])
+    starts = observations[0, :, 0]
+    assert set(starts) == {*range(8), 100, 101, *range(200, 204), 300}  # all sequences, and no others
+    number = (starts // 100).astype(int)
+    end = np.array([10, 104, 206, 302])[number]  # the last observation of the episode
+    task = np.array([0, 1, 0, 1])[number]
+    assert batch.task.tolist() == task.tolist()
+    steps = starts + np.arange(4)[:, None]
+    counts = steps[:-1] < end
+    np.testing.assert_array_equal(mask, counts)
+    np.testing.assert_array_equal(observations[..., 0], np.minimum(steps, end))  # the last one is repeated
+    np.testing.assert_array_equal(rewards[counts], steps[:-1][counts] + 0.5)
+    np.testing.assert_allclose(actions[..., 0][counts], steps[:-1][counts] / 1e4)
+    terminated = np.array([False, True, True, False])[number] & (steps[:-1] == end - 1)
+    np.testing.assert_array_equal(terminations[counts], terminated[counts])
+    # The smaller task is padded with zeros.
+    np.testing.assert_array_equal(observations[..., 2], np.where(task == 0, observations[..., 0], 0.0))
+    np.testing.assert_array_equal(actions[..., 1], np.where(task == 0, actions[..., 0], 0.0))
+    assert all(np.isfinite(part).all() for part in (observations, actions, rewards, terminations))
 
 
 def test_sequences_are_uniform_or_tasks_are(two_tasks):
@@ -99,14 +95,20 @@ def test_the_generator_decides_the_batch(two_tasks):
 
 def test_bad_arguments(two_tasks):
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="batch_size and horizon must be positive"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         two_tasks.sample(0, 3, rng)
-    with pytest.raises(ValueError, match=r"balance must be one of .* got 'episodes'"):
+    with pytest.raises(ValueError, match=r"horizon must be an integer of at least 1, got 2\.5"):
+        two_tasks.sample(3, 2.5, rng)
+    with pytest.raises(ValueError, match=r'balance must be "size" or "task", got \'episodes\''):
         two_tasks.sample(3, 3, rng, balance="episodes")
     with pytest.raises(ValueError, match="no task 'run'; its tasks are walk, reach"):
         two_tasks.task_data("run")
     with pytest.raises(ValueError, match="at least one task"):
         OfflineDataset([])
+    with pytest.raises(ValueError, match="The tasks of a data set must be distinct, got walk, walk"):
+        OfflineDataset([two_tasks.data[0]] * 2)
+    with pytest.raises(ValueError, match="has no episode of walk"):
+        OfflineDataset([two_tasks.data[0].subset(np.array([], np.int64))])
 
 
 def test_split_is_by_episode_and_within_each_task():
@@ -121,7 +123,7 @@ def test_split_is_by_episode_and_within_each_task():
     assert all((a.first == b.first).all() for a, b in zip(again.data, held_out.data, strict=True))
     with pytest.raises(ValueError, match="walk has a single episode"):
         make(("walk", numbered(3))).split()
-    with pytest.raises(ValueError, match="share between 0 and 1"):
+    with pytest.raises(ValueError, match=r"validation_fraction must be a number above 0 and below 1, got 1\.0"):
         dataset.split(1.0)
 
 
@@ -136,7 +138,7 @@ def test_select(two_tasks):
 def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
     two_tasks.save(tmp_path / "data")
     opened = OfflineDataset.load(tmp_path / "data")
-    assert not opened.data[0].observations.flags.owndata  # the file's pages
+    assert not opened.data[0].observations.flags.owndata  # the memory belongs to the mapped file
     assert not opened.data[0].observations.flags.writeable
     for here, there in zip(two_tasks.data, opened.data, strict=True):
         for number in range(len(here.lengths)):
@@ -154,15 +156,13 @@ def test_stored_data_is_mapped_and_the_same(two_tasks, tmp_path):
 
 
 def test_damaged_and_foreign_storage_is_named(two_tasks, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"it has no index\.json"):
-        OfflineDataset.load(tmp_path)
     two_tasks.save(tmp_path / "data")
     file = tmp_path / "data" / "001-actions.f32"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"001-actions\.f32 is missing or cut short: it has 28 of 32 bytes"):
         OfflineDataset.load(tmp_path / "data")
     index = tmp_path / "data" / "index.json"
-    for content, message in (("{", "is damaged"), ('{"format": "zarr", "tasks": []}', "another format: zarr")):
+    for content, message in (("{", "is damaged"), ('{"format": "zarr", "tasks": []}', "has the format 'zarr'")):
         index.write_text(content)
         with pytest.raises(ValueError, match=message):
             OfflineDataset.load(tmp_path / "data")
@@ -180,6 +180,114 @@ def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
 
 
 # --- Sources --------------------------------------------------------------------------------------------------------
+
+
+def test_load_tells_what_is_missing_and_what_does_not_go_together(two_tasks, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
+        OfflineDataset.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"it has no index\.json, and no Minari data set is in or below it\.$"):
+        OfflineDataset.load(tmp_path)
+    chunk = tmp_path / "chunk_0.pt"
+    th.save(td_content(), chunk)
+    assert OfflineDataset.load(chunk).tasks == OfflineDataset.from_tdmpc2(chunk).tasks
+    with pytest.raises(FileNotFoundError, match=r"no index\.json.* For its TD-MPC2 files, give the \.pt files"):
+        OfflineDataset.load(tmp_path)
+    two_tasks.save(tmp_path / "data")
+    assert OfflineDataset.load([tmp_path / "data"]).tasks == ("walk", "reach")
+    with pytest.raises(ValueError, match="data is a stored data set, which cannot be loaded with other data"):
+        OfflineDataset.load([chunk, tmp_path / "data"])
+    with pytest.raises(ValueError, match=r"chunk_0\.pt is a file of TD-MPC2, which cannot be loaded with Minari"):
+        OfflineDataset.load([chunk, "mt30/walker-walk-v0"])
+
+
+def arrays(*episodes):
+    """Arguments of ``from_arrays`` for these episodes."""
+    last = np.cumsum([len(episode.rewards) for episode in episodes]) - 1
+    terminated = np.array([episode.terminated for episode in episodes])
+    ends = {name: np.zeros(last[-1] + 1, bool) for name in ("terminations", "truncations")}
+    ends["terminations"][last[terminated]] = ends["truncations"][last[~terminated]] = True
+    return dict(
+        observations=np.concatenate([episode.observations[:-1] for episode in episodes]),
+        actions=np.concatenate([episode.actions for episode in episodes]),
+        rewards=np.concatenate([episode.rewards for episode in episodes]),
+        next_observations=np.concatenate([episode.observations[1:] for episode in episodes]),
+        **ends,
+    )
+
+
+def assert_episodes_are(task, episodes):
+    assert len(task.lengths) == len(episodes)
+    for number, expected in enumerate(episodes):
+        for actual, values in zip(task.episode(number), expected, strict=True):
+            np.testing.assert_array_equal(actual, values)
+
+
+EPISODES = (numbered(5, 0), numbered(1, 100, terminated=True), numbered(3, 200, terminated=True), numbered(4, 300))
+
+
+def test_from_arrays(tmp_path):
+    flat = arrays(*EPISODES)
+    for storage in (None, tmp_path / "data"):
+        dataset = OfflineDataset.from_arrays(**flat, task="walk", storage=storage)
+        assert_episodes_are(dataset.task_data("walk"), EPISODES)
+    assert_episodes_are(OfflineDataset.load(tmp_path / "data").task_data("walk"), EPISODES)
+    # D4RL has flags as numbers, lists are arrays, and a recording can stop within an episode, which is truncated then.
+    flat["truncations"][-1] = False
+    flat = {name: (1.0 * values).tolist() for name, values in flat.items()}
+    dataset = OfflineDataset.from_arrays(**flat)
+    assert dataset.tasks == ("task",)
+    assert_episodes_are(dataset.data[0], EPISODES)
+    # A step that both arrays mark is a termination.
+    flat["truncations"][5] = 1.0
+    assert_episodes_are(OfflineDataset.from_arrays(**flat).data[0], EPISODES)
+
+
+def test_from_arrays_without_next_observations():
+    """Each episode is one step shorter, and an episode of one step has none left."""
+    flat = arrays(numbered(5, 0), numbered(1, 100), numbered(3, 200))
+    del flat["next_observations"]
+    expected = [numbered(4, 0), numbered(2, 200)]
+    assert_episodes_are(OfflineDataset.from_arrays(**flat).data[0], expected)
+    flat["truncations"][:] = False
+    episode = OfflineDataset.from_arrays(**flat).data[0].episode(0)
+    np.testing.assert_array_equal(episode.observations, flat["observations"])
+    assert not episode.terminated
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(observations=np.zeros(13)), r"observations must have the shape \(steps, size\), got \(13,\)"),
+        (dict(rewards=np.zeros((13, 1))), r"rewards must have the shape \(steps,\), got \(13, 1\)"),
+        (dict(actions=np.zeros((12, 1))), "actions has 12 rows, observations has 13: give one per step"),
+        (dict(truncations=np.zeros(14)), "truncations has 14 rows, observations has 13"),
+        (dict(truncations=np.arange(13)), "truncations must hold True and False, or 1 and 0"),
+        (dict(actions=np.full((13, 1), -2.0)), r"actions must lie in \[-1, 1\], got 2: scale them"),
+        (dict(next_observations=np.zeros((13, 3))), r"next_observations has the shape \(13, 3\), observations has"),
+        (dict(next_observations=None), "Step 5 terminates an episode.*: give next_observations"),
+        (dict(truncations=np.zeros(13)), "The next observation of step 4 is not the observation of step 5"),
+        (dict(rewards=np.full(13, np.inf)), "The rewards of the episode of steps 0 to 4 are NaN or infinite at step 0"),
+    ],
+)  # fmt: skip
+def test_bad_arrays_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        OfflineDataset.from_arrays(**{**arrays(*EPISODES), **changes})
+
+
+def test_an_observation_in_arrays_that_is_not_a_number_is_named():
+    flat = arrays(*EPISODES)
+    flat["observations"][3] = flat["next_observations"][2] = np.nan
+    with pytest.raises(
+        ValueError, match="The observations of the episode of steps 0 to 4 are NaN or infinite at step 3"
+    ):
+        OfflineDataset.from_arrays(**flat)
+
+
+def test_arrays_without_an_episode_are_refused():
+    for n_steps in (0, 1):
+        flat = {name: values[:n_steps] for name, values in arrays(*EPISODES).items()}
+        with pytest.raises(ValueError, match="The arrays hold no episode"):
+            OfflineDataset.from_arrays(**{**flat, "next_observations": None})
 
 
 def test_from_minari(tmp_path, monkeypatch):
@@ -206,7 +314,7 @@ def test_from_minari(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")  # it would like an author and a link
 def test_minari_actions_are_scaled_and_terminations_kept(tmp_path, monkeypatch):
-    """A data set that others have made: another action range, another name."""
+    """A data set of another program: another action range, another name."""
     minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
@@ -243,15 +351,15 @@ def test_from_replay_buffer(tmp_path):
     save_to_pkl(tmp_path / "buffer.pkl", buffer)
     for source in (buffer, tmp_path / "buffer.pkl"):
         data = OfflineDataset.from_replay_buffer(source, "pendulum").task_data("pendulum")
-        assert data.lengths.tolist() == [5, 4]  # the last three steps have no end
+        assert data.lengths.tolist() == [5, 4]  # the episode of the last three steps is not complete
         assert data.terminated.tolist() == [True, False]
         assert data.episode(1).observations[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
-    with pytest.raises(ValueError, match="the replay buffer holds 0 steps and no whole episode"):
+    with pytest.raises(ValueError, match="the replay buffer holds 0 steps and no complete episode"):
         OfflineDataset.from_replay_buffer(ReplayBuffer(5, env.observation_space, env.action_space))
 
 
 def td_file(path, content, monkeypatch, module="tensordict._td"):
-    """A file as tensordict writes it, without tensordict."""
+    """Write a file as tensordict does, without tensordict."""
 
     class TensorDict:
         def __init__(self, content):
@@ -305,7 +413,7 @@ def test_from_tdmpc2(tmp_path, monkeypatch, with_tensordict):
         assert not episode.terminated
 
 
-def test_tdmpc2s_padding_is_taken_off(tmp_path):
+def test_padding_of_tdmpc2_is_removed(tmp_path):
     content = td_content()
     content["obs"][..., 24:] = 0.0  # walker-stand, walker-walk and walker-run, the first three
     content["action"][:, 1:, 6:] = 0.0
@@ -323,13 +431,13 @@ def test_bad_tdmpc2_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"rewards of episode 1 of .*chunk_0\.pt are NaN or infinite at step 2"):
         OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
     th.save(td_content(), path)
-    with pytest.raises(ValueError, match=r"episode 2 of .* is of task \[2\], but there are 2 task names"):
+    with pytest.raises(ValueError, match=r"episode 2 of .* has the task numbers \[2\]: .*task names \(2\)"):
         OfflineDataset.from_tdmpc2(path, tasks=("a", "b"))
     th.save({"obs": th.zeros(2, 3, 4)}, path)
     with pytest.raises(ValueError, match="must hold the tensors obs, action, reward, task"):
         OfflineDataset.from_tdmpc2(path)
     th.save({**td_content(), "reward": th.zeros(3, 5)}, path)
-    with pytest.raises(ValueError, match="its tensors are of shapes"):
+    with pytest.raises(ValueError, match="its tensors have the shapes"):
         OfflineDataset.from_tdmpc2(path)
     with pytest.raises(FileNotFoundError, match=r"chunk_9\.pt"):
         OfflineDataset.from_tdmpc2(tmp_path / "chunk_9.pt")
@@ -345,10 +453,10 @@ def test_bad_tdmpc2_files_are_refused(tmp_path, monkeypatch):
 
 
 def test_parity_with_tdmpc2s_own_chunk():
-    """With a file that the original has written; it is not part of this repository."""
+    """A file that TD-MPC2 has written. It is not part of this repository."""
     folder = os.environ.get("SB3_PWM_REFERENCE_FILES")
     if not folder:
-        pytest.skip("needs the original's files: set SB3_PWM_REFERENCE_FILES to their folder")
+        pytest.skip("needs files of TD-MPC2: set SB3_PWM_REFERENCE_FILES to their folder")
     expected = np.load(Path(folder) / "tdmpc2_dataset_chunk.expected.npz")
     names = ("a", "b", "c")
     dataset = OfflineDataset.from_tdmpc2(Path(folder) / "tdmpc2_dataset_chunk.pt", tasks=names)
@@ -367,7 +475,7 @@ def test_parity_with_tdmpc2s_own_chunk():
 
 def test_bad_episodes_are_named():
     good = numbered(4)
-    with pytest.raises(ValueError, match="episode 1 has observations of 3 and actions of 1; walk before had 2 and 1"):
+    with pytest.raises(ValueError, match="observations of 3 and actions of 1 numbers; earlier episodes of walk have 2"):
         make(("walk", good), ("walk", numbered(4, observation_dim=3)))
     with pytest.raises(ValueError, match="episode 0 is empty"):
         make(("walk", numbered(0)))

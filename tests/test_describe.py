@@ -92,10 +92,14 @@ def test_truncated_file_is_named(copy, capsys):
     ("name", "content", "message"),
     [
         ("metadata.json", b'{"total_epi', r"metadata\.json cannot be read"),
-        ("metadata.json", b'{"name": "another project"}', r"metadata\.json is not a Minari data set's .*dataset_id"),
+        (
+            "metadata.json",
+            b'{"name": "another project"}',
+            r"metadata\.json is not the metadata of a Minari data set: .*dataset_id",
+        ),
         ("metadata.json", None, r"metadata\.json cannot be read"),
-        ("main_data.hdf5", b"PK\x03\x04 a zip file", r"main_data\.hdf5 is damaged or no data set's"),
-        ("main_data.hdf5", None, r"main_data\.hdf5 is damaged or no data set's"),
+        ("main_data.hdf5", b"PK\x03\x04 a zip file", r"main_data\.hdf5 is damaged, or is not the file of a data set"),
+        ("main_data.hdf5", None, r"main_data\.hdf5 is damaged, or is not the file of a data set"),
     ],
 )
 def test_foreign_and_missing_files_are_named(copy, name, content, message):
@@ -112,7 +116,7 @@ def test_foreign_and_missing_files_are_named(copy, name, content, message):
 def test_metadata_and_episodes_that_disagree_are_refused(copy):
     file = copy / "data" / "metadata.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "total_episodes": 7}))
-    with pytest.raises(ValueError, match=r"holds 3 episodes, its metadata\.json says 7"):
+    with pytest.raises(ValueError, match=r"holds 3 episodes, but its metadata\.json says 7"):
         describe(copy)
 
 

@@ -2,12 +2,16 @@
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -21,6 +25,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from random_env import TINY, RandomEnv, some
+from scripts import run_script_here
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -28,6 +33,7 @@ from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNo
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, PWMPolicy, latest_checkpoint
+from sb3_pwm.common.files import atomic_write
 
 SMALL = dict(policy_kwargs=TINY, learning_starts=15, batch_size=6, buffer_size=200, device="cpu", seed=0)
 IMAGES = spaces.Box(0, 255, (2, 36, 36), np.uint8)
@@ -95,47 +101,61 @@ def test_to_path_and_to_file(tmp_path, kind, with_env):
 CONTINUE = textwrap.dedent(
     """
     import sys
-    import numpy as np, torch as th
+    from pathlib import Path
+
+    import torch as th
     from stable_baselines3.common.logger import configure
+
     from sb3_pwm import PWM
 
     th.set_num_threads(1)
-    model = PWM.load(sys.argv[1] + "/model", device="cpu")
-    model.load_replay_buffer(sys.argv[1] + "/buffer")
-    model.set_logger(configure(None, []))
-    model.set_random_seed(3)
-    model.train(gradient_steps=3, batch_size=6)
-    model.save(sys.argv[1] + "/continued")
+    for folder in map(Path, sys.argv[1:]):
+        model = PWM.load(folder / "model", device="cpu")
+        model.load_replay_buffer(folder / "buffer")
+        model.set_logger(configure(None, []))
+        model.set_random_seed(3)
+        model.train(gradient_steps=3, batch_size=6)
+        model.save(folder / "continued")
     """
 )
 
 
-@pytest.mark.parametrize(
-    ("policy", "settings"),
-    [("MlpPolicy", "learned"), ("MlpPolicy", "fixed"), ("CnnPolicy", "learned"), ("MultiInputPolicy", "fixed")],
-)
-def test_a_new_process_goes_on_bit_for_bit(tmp_path, policy, settings):
+def to_be_continued():
+    """Models of every kind of policy, with optimizers, schedules and coefficients of every kind, after some updates."""
+    learned = dict(
+        ent_coef="auto_0.1", learning_rate=lambda progress: 1e-3 * progress, replay_critic_coef=1.0,
+        replay_critic_horizon=5,
+    )  # fmt: skip
+    fixed = dict(ent_coef=0.01, critic_learning_rate="lin_1e-3", optimize_memory_usage=True, horizon=2)
+    for policy, kwargs, n_critics in (
+        ("MlpPolicy", learned, 3),
+        ("MlpPolicy", fixed, 2),
+        ("CnnPolicy", learned, 3),
+        ("MultiInputPolicy", fixed, 2),
+    ):
+        env = make_vec_env(lambda space=KINDS[policy]: RandomEnv(space, terminates=True), 2, seed=0)
+        policy_kwargs = dict(TINY, n_critics=n_critics)
+        yield PWM(policy, env, **{**SMALL, "policy_kwargs": policy_kwargs}, **kwargs).learn(40)
+
+
+def test_a_new_process_goes_on_bit_for_bit(tmp_path):
     """Optimizers, schedules, running statistics, entropy coefficient: the same next updates, given the same batches."""
-    kwargs = dict(
-        learned=dict(ent_coef="auto_0.1", learning_rate=lambda progress: 1e-3 * progress, replay_critic_coef=1.0,
-                     replay_critic_horizon=5),
-        fixed=dict(ent_coef=0.01, critic_learning_rate="lin_1e-3", optimize_memory_usage=True, horizon=2, n_critics=2),
-    )[settings]  # fmt: skip
-    policy_kwargs = dict(TINY, n_critics=kwargs.pop("n_critics", 3))
-    env = make_vec_env(lambda: RandomEnv(KINDS[policy], terminates=True), 2, seed=0)
-    model = PWM(policy, env, **{**SMALL, "policy_kwargs": policy_kwargs}, **kwargs).learn(40)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    command = [sys.executable, "-c", CONTINUE, str(tmp_path)]
+    models = {}
+    for number, model in enumerate(to_be_continued()):
+        models[tmp_path / str(number)] = model
+        model.save(tmp_path / str(number) / "model")
+        model.save_replay_buffer(tmp_path / str(number) / "buffer")
+    command = [sys.executable, "-c", CONTINUE, *map(str, models)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    before = deepcopy(model.policy.state_dict())
-    model.set_random_seed(3)
-    model.train(gradient_steps=3, batch_size=6)
-    assert any(not th.equal(value, model.policy.state_dict()[name]) for name, value in before.items())
-    continued = PWM.load(tmp_path / "continued", device="cpu")
-    assert_same_parameters(model, continued)
-    assert continued.n_updates == model.n_updates
-    assert continued.num_timesteps == 40
+    for folder, model in models.items():
+        before = deepcopy(model.policy.state_dict())
+        model.set_random_seed(3)
+        model.train(gradient_steps=3, batch_size=6)
+        assert any(not th.equal(value, model.policy.state_dict()[name]) for name, value in before.items())
+        continued = PWM.load(folder / "continued", device="cpu")
+        assert_same_parameters(model, continued)
+        assert continued.n_updates == model.n_updates
+        assert continued.num_timesteps == 40
 
 
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU: without one there is no other device to load on")
@@ -256,20 +276,31 @@ def test_coefficient_of_the_entropy_bonus(tmp_path):
 # --- environments -------------------------------------------------------------------------------------------------
 
 
+class CountingResets(gym.Wrapper):
+    """Counts how often the environment is reset."""
+
+    resets = 0
+
+    def reset(self, **kwargs):
+        self.resets += 1
+        return super().reset(**kwargs)
+
+
 def test_set_env(tmp_path):
     model = pendulum().learn(30)
-    model.set_env(gym.make("Pendulum-v1"), force_reset=True)
-    assert model._last_obs is None
+    env = CountingResets(gym.make("Pendulum-v1"))
+    model.set_env(env, force_reset=True)
     assert model.learn(30, reset_num_timesteps=False).num_timesteps == 60
-    model.set_env(model.get_env(), force_reset=False)
-    assert model._last_obs is not None
+    for force_reset, resets in ((False, 1), (True, 2)):
+        model.set_env(model.get_env(), force_reset=force_reset)
+        model.learn(10, reset_num_timesteps=False)
+        assert env.resets == resets
     with pytest.raises(AssertionError, match=r"number of environments.*must use `PWM.load\(path, env\)` instead"):
         model.set_env(make_vec_env("Pendulum-v1", 2))
     model.save(tmp_path / "model")
-    env = model.get_env()
-    loaded = PWM.load(tmp_path / "model", env=env, force_reset=False)
-    assert loaded._last_obs is not None
-    assert loaded.learn(10, reset_num_timesteps=False).num_timesteps == 70
+    loaded = PWM.load(tmp_path / "model", env=model.get_env(), force_reset=False)
+    assert loaded.learn(10, reset_num_timesteps=False).num_timesteps == 90
+    assert env.resets == 2
 
 
 @pytest.mark.parametrize(("n_before", "n_after"), [(1, 3), (4, 1), (2, 3)])
@@ -328,12 +359,13 @@ def test_sequences_do_not_cross_a_reset(once, tmp_path):
     # episode's own end is at 50 steps, which none of them has.
     assert cut == [21.0, 64.0]
     assert batch.terminations.sum() == 0.0
-    # A loaded buffer goes on with another episode, too
+    # What is added to a loaded buffer is another episode, too.
     model.save_replay_buffer(tmp_path / "buffer")
-    model.load_replay_buffer(tmp_path / "buffer")
-    model._last_obs = None
-    model.learn(5, reset_num_timesteps=False)
-    batch = model.replay_buffer.sample_sequences(2000, 3)
+    other = PWM("MlpPolicy", Counting(space, length=50), optimize_memory_usage=once, **SMALL)
+    other.load_replay_buffer(tmp_path / "buffer")
+    other.learn(5)
+    assert other.replay_buffer.size() == 89
+    batch = other.replay_buffer.sample_sequences(2000, 3)
     steps = batch.observations[1:] - batch.observations[:-1]
     assert (steps[batch.mask > 0] == 1.0).all()
 
@@ -399,7 +431,9 @@ def test_data_of_a_replay_buffer(once, tmp_path):
 
 def test_loading_with_data(saved):
     """As rl-zoo3 resumes a run whose configuration names them."""
-    data = OfflineDataset.from_replay_buffer(pendulum(buffer_size=1000).learn(400).replay_buffer, "Pendulum-v1")
+    data = OfflineDataset.from_replay_buffer(
+        pendulum(buffer_size=1000, gradient_steps=0).learn(400).replay_buffer, "Pendulum-v1"
+    )
     with pytest.warns(UserWarning, match="has its own world model"):
         model = PWM.load(
             saved / "model", env=gym.make("Pendulum-v1"), dataset=data, world_model="wm.safetensors", offline=True,
@@ -411,7 +445,7 @@ def test_loading_with_data(saved):
 
 def test_data_of_a_dictionary_is_refused(tmp_path):
     model = PWM("MultiInputPolicy", RandomEnv(KINDS["MultiInputPolicy"]), **SMALL).learn(30)
-    with pytest.raises(ValueError, match="holds a replay buffer of Dict observations: data sets take flat ones"):
+    with pytest.raises(ValueError, match="holds a replay buffer of Dict observations, but data sets need flat"):
         OfflineDataset.from_replay_buffer(model.replay_buffer, "random")
     data = OfflineDataset.from_replay_buffer(PWM("MlpPolicy", RandomEnv(), **SMALL).learn(30).replay_buffer, "random")
     with pytest.raises(ValueError, match=r"Data sets hold flat observations.*image, vector.*FlattenObservation"):
@@ -630,42 +664,34 @@ def test_bad_replay_buffers(saved, tmp_path):
     model.learn(10, reset_num_timesteps=False)
 
 
-DISK_FULL = textwrap.dedent(
-    """
-    import resource, signal, sys
-    from sb3_pwm import PWM
-
-    model = PWM.load(sys.argv[1] + "/model", device="cpu")
-    model.load_replay_buffer(sys.argv[1] + "/buffer")
+@contextmanager
+def largest_file(n_bytes):
+    """The kernel refuses to make a file larger than this, as a full disk would."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for what, save, size in (
-        ("model", model.save, 30_000),
-        ("buffer", model.save_replay_buffer, 1_000),
-        ("policy.pth", model.policy.save, 1_000),
-    ):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        try:
-            save(sys.argv[1] + "/" + what)
-        except OSError as error:
-            print(what, "failed:", error)
-    """
-)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_is_full_loses_nothing(saved, tmp_path):
-    """The kernel stops each file at some thousand bytes, as a full disk would."""
-    for name in ("model.zip", "buffer.pkl"):
-        (tmp_path / name).write_bytes((saved / name).read_bytes())
-    PWM.load(saved / "model").policy.save(tmp_path / "policy.pth")
-    command = [sys.executable, "-c", DISK_FULL, str(tmp_path)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for what, file in (("model", "model.zip"), ("buffer", "buffer.pkl"), ("policy.pth", "policy.pth")):
-        assert f"{what} failed: [Errno 27] File too large: '{tmp_path / file}'" in output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip", "policy.pth"]
-    PWMPolicy.load(tmp_path / "policy.pth")
-    model = PWM.load(tmp_path / "model")
-    model.load_replay_buffer(tmp_path / "buffer")
-    assert model.replay_buffer.size() == 20
+    model = PWM.load(saved / "model", device="cpu")
+    model.load_replay_buffer(saved / "buffer")
+    saves = {
+        "model.zip": (model.save, 30_000),
+        "buffer.pkl": (model.save_replay_buffer, 1_000),
+        "policy.pth": (model.policy.save, 1_000),
+    }
+    for name, (save, _) in saves.items():
+        save(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(saves)
+    for name, (save, n_bytes) in saves.items():
+        with pytest.raises(OSError, match=rf"\[Errno 27\] File too large: '{tmp_path / name}'"), largest_file(n_bytes):
+            save(tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_file_stays_what_it_was(saved, tmp_path):
@@ -736,28 +762,26 @@ def test_a_folder_that_cannot_be_written_to_says_so(saved, tmp_path):
     assert not list((tmp_path / "model.zip").iterdir())
 
 
-REMAINS = textwrap.dedent(
-    """
-    import sys, time
-    from sb3_pwm.common.files import atomic_write
-
-    with atomic_write(sys.argv[1]) as file:
+def write_for_ever(path, began):
+    with atomic_write(path) as file:
         file.write(bytes(1000))
-        print("writing", flush=True)
+        file.flush()
+        began.set()
         time.sleep(600)
-    """
-)
 
 
 def test_what_a_killed_process_has_begun_is_removed(saved, tmp_path):
     model = PWM.load(saved / "model")
     processes = []
+    context = multiprocessing.get_context("fork")
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", REMAINS, str(tmp_path / "file")], stdout=subprocess.PIPE)
-        assert process.stdout.readline() == b"writing\n"
+        began = context.Event()
+        process = context.Process(target=write_for_ever, args=(tmp_path / "file", began))
+        process.start()
+        assert began.wait(60)
         processes.append(process)
     processes[0].kill()
-    processes[0].wait()
+    processes[0].join()
     begun = sorted(tmp_path.iterdir())
     assert len(begun) == 2
     model.save(tmp_path / "model")
@@ -767,9 +791,7 @@ def test_what_a_killed_process_has_begun_is_removed(saved, tmp_path):
     model.save(tmp_path / "model")
     (left,) = set(begun) & set(tmp_path.iterdir())  # another process is still writing it
     processes[1].kill()
-    processes[1].wait()
-    processes[1].stdout.close()
-    processes[0].stdout.close()
+    processes[1].join()
     model.save_replay_buffer(tmp_path / "buffer")
     assert not left.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.pkl", "model.zip"]
@@ -811,54 +833,56 @@ def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
 
 DETERMINISM = textwrap.dedent(
     """
-    import hashlib, sys
-    import gymnasium as gym, numpy as np, torch as th
+    import hashlib, json, sys
+    import numpy as np, torch as th
     from stable_baselines3.common.noise import NormalActionNoise
     from sb3_pwm import PWM
 
     th.set_num_threads(1)
-    noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
     tiny = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=[8])
-    model = PWM(sys.argv[1], sys.argv[2], seed=5, learning_starts=30, batch_size=8, train_freq=2, action_noise=noise,
-                buffer_size=500, device="cpu", policy_kwargs=tiny).learn(90)
-    digest = hashlib.sha256()
-    for value in model.policy.state_dict().values():
-        digest.update(value.numpy().tobytes())
-    env = model.get_env()
-    observation = env.reset()
-    for _ in range(40):
-        action, _ = model.predict(observation)
-        observation, reward, *_ = env.step(action)
-        digest.update(action.tobytes() + reward.tobytes())
-    print(digest.hexdigest())
+    digests = {}
+    for policy, env in json.loads(sys.argv[1]).items():
+        noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+        model = PWM(policy, env, seed=5, learning_starts=30, batch_size=8, train_freq=2, action_noise=noise,
+                    buffer_size=500, device="cpu", policy_kwargs=tiny).learn(70)
+        digest = hashlib.sha256()
+        for value in model.policy.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        env = model.get_env()
+        observation = env.reset()
+        for _ in range(40):
+            action, _ = model.predict(observation)
+            observation, reward, *_ = env.step(action)
+            digest.update(action.tobytes() + reward.tobytes())
+        digests[policy] = digest.hexdigest()
+    print(json.dumps(digests))
     """
 )
 
 
-@pytest.mark.parametrize(
-    ("policy", "env"),
-    [("MlpPolicy", "Pendulum-v1"), ("CnnPolicy", "Pendulum-pixels"), ("MultiInputPolicy", "Pendulum-dict")],
-)
-def test_same_seed_same_parameters_actions_and_rewards_in_every_process(policy, env):
-    digests = []
-    for hash_seed in ("0", "1"):
-        command = [sys.executable, "-c", DETERMINISM, policy, env]
-        variables = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-        output = subprocess.run(command, capture_output=True, text=True, env=variables)
-        assert output.returncode == 0, output.stderr
-        digests.append(output.stdout.split()[-1])
-    assert digests[0] == digests[1]
+def test_same_seed_same_parameters_actions_and_rewards_in_every_process(tmp_path):
+    """In this process, which has done other things before, and in a new one with another order of sets."""
+    envs = dict(MlpPolicy="Pendulum-v1", CnnPolicy="Pendulum-pixels", MultiInputPolicy="Pendulum-dict")
+    script = tmp_path / "determinism.py"
+    script.write_text(DETERMINISM)
+    here = json.loads(run_script_here(script, json.dumps(envs), folder=tmp_path).splitlines()[-1])
+    variables = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), json.dumps(envs)]
+    output = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert output.returncode == 0, output.stderr
+    assert json.loads(output.stdout.splitlines()[-1]) == here
+    assert len(set(here.values())) == 3
 
 
 @pytest.mark.parametrize(("n_envs", "vec_env_cls"), [(1, DummyVecEnv), (3, DummyVecEnv), (3, SubprocVecEnv)])
 def test_same_seed_same_run_in_one_process(n_envs, vec_env_cls):
     runs = []
+    env = make_vec_env("Pendulum-v1", n_envs, vec_env_cls=vec_env_cls)
     for seed in (0, 0, 1):
-        env = make_vec_env("Pendulum-v1", n_envs, vec_env_cls=vec_env_cls)
         model = PWM("MlpPolicy", env, **{**SMALL, "seed": seed}).learn(45)
-        env.close()
         buffer = model.replay_buffer
         runs.append((model.policy.state_dict(), buffer.rewards[: 45 // n_envs], buffer.actions[: 45 // n_envs]))
+    env.close()
     th.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
     assert not np.array_equal(runs[0][2], runs[2][2])
 

@@ -1,4 +1,4 @@
-"""Experience: the sequence replay buffer, offline data sets, and the batches they yield."""
+"""Experience: the sequence replay buffer, offline data sets, and batches of sequences."""
 
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer

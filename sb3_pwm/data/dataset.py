@@ -1,4 +1,4 @@
-"""Offline data of one task or many, in memory or memory-mapped, as batches of sequences."""
+"""Offline data sets of one or many tasks, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_pwm.common.checks import check_choice, check_distinct, check_name, check_number
+from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
 from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
 from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
@@ -18,26 +20,26 @@ from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storag
 from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData, check_episode
 
 BALANCES = ("size", "task")
+"""Valid values of ``balance``, see :meth:`OfflineDataset.sample`"""
 
 
 class OfflineDataset:
     """
-    Episodes of one task or many, from which sequences are sampled.
+    Episodes of one or many tasks, from which batches of sequences are sampled.
 
-    Observations and actions of smaller tasks are padded with zeros to the largest one's when they are sampled; they are
-    stored as they are. Make one with :meth:`from_minari`, :meth:`from_tdmpc2`, :meth:`from_replay_buffer` or
-    :meth:`load`.
+    :meth:`load` opens data of any kind. :meth:`from_arrays` and :meth:`from_replay_buffer` take data from memory.
 
-    :param data: The tasks.
-    :raises ValueError: If there is no task, or a task without an episode, or two of the same name.
+    Tasks may differ in their dimensions. Each task is stored in its own dimensions. Batches have the dimensions of the
+    largest task, and the observations and actions of smaller tasks are padded with zeros.
+
+    :param data: Data of each task.
+    :raises ValueError: If there is no task, a task has no episode, or two tasks have the same name.
     """
 
     def __init__(self, data: Sequence[TaskData]):
-        names = [task.name for task in data]
         if not data:
             raise ValueError("A data set needs at least one task.")
-        if len(set(names)) != len(names):
-            raise ValueError(f"The tasks of a data set must be distinct, got {', '.join(names)}.")
+        check_distinct("The tasks of a data set", [task.name for task in data])
         for task in data:
             if not len(task.lengths):
                 raise ValueError(f"The data set has no episode of {task.name}.")
@@ -46,17 +48,17 @@ class OfflineDataset:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks; a batch's task indices count in them."""
+        """Names of the tasks, in the order of the task indices of a batch."""
         return tuple(task.name for task in self.data)
 
     @property
     def observation_dim(self) -> int:
-        """Size of the largest task's observation."""
+        """Size of the largest observation of all tasks."""
         return max(task.observations.shape[1] for task in self.data)
 
     @property
     def action_dim(self) -> int:
-        """Size of the largest task's action."""
+        """Size of the largest action of all tasks."""
         return max(task.actions.shape[1] for task in self.data)
 
     @property
@@ -77,39 +79,42 @@ class OfflineDataset:
 
     def task_data(self, task: str) -> TaskData:
         """
-        :param task: A task's name.
-        :return: Its episodes.
+        Get the data of one task.
+
+        :param task: Name of the task.
+        :return: Episodes of the task.
         :raises ValueError: If the data set has no such task.
         """
-        if task not in self.tasks:
-            raise ValueError(f"The data set has no task {task!r}; its tasks are {', '.join(self.tasks)}.")
+        check_name("task", task, self.tasks, "The data set")
         return self.data[self.tasks.index(task)]
 
     def select(self, tasks: Sequence[str]) -> OfflineDataset:
         """
-        :param tasks: Names of tasks.
-        :return: A data set of these only, in that order, of the same arrays.
+        Select tasks without copying their data.
+
+        :param tasks: Names of the tasks.
+        :return: Data set of these tasks, in this order.
         :raises ValueError: If the data set has no such task.
         """
         return OfflineDataset([self.task_data(task) for task in tasks])
 
-    def split(self, validation: float = 0.05, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
+    def split(self, validation_fraction: float = 0.05, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
         """
-        Split by episode, within each task.
+        Split the episodes of each task into two data sets, without copying them.
 
-        :param validation: Share of the episodes for validation, at least one of each task.
-        :param seed: Decides which.
-        :return: Data sets for training and for validation, of the same arrays.
-        :raises ValueError: If the share is not in (0, 1), or a task has a single episode.
+        :param validation_fraction: Share of the held-out episodes, above 0 and below 1. At least one episode of each
+            task is held out.
+        :param seed: Seed of the choice of the held-out episodes.
+        :return: Data set of the training episodes, and data set of the held-out episodes.
+        :raises ValueError: If the share is out of range, or a task has a single episode.
         """
-        if not 0.0 < validation < 1.0:
-            raise ValueError(f"validation must be a share between 0 and 1, got {validation!r}.")
+        check_number("validation_fraction", validation_fraction, 0.0, 1.0, above=True, below=True)
         parts = []
         for task in self.data:
             n_episodes = len(task.lengths)
             if n_episodes < 2:
                 raise ValueError(f"{task.name} has a single episode, which cannot be split.")
-            n_held_out = min(max(round(validation * n_episodes), 1), n_episodes - 1)
+            n_held_out = min(max(round(validation_fraction * n_episodes), 1), n_episodes - 1)
             order = np.random.default_rng([seed, *task.name.encode()]).permutation(n_episodes)
             held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
             parts.append((task.subset(kept), task.subset(held_out)))
@@ -119,21 +124,24 @@ class OfflineDataset:
         self, batch_size: int, horizon: int, rng: np.random.Generator, balance: str = "size", pin_memory: bool = False
     ) -> SequenceBatch:
         """
-        Sequences of consecutive steps of one episode each, uniform over all sequences of a task.
+        Sample sequences of consecutive steps. Each sequence is from one episode.
+
+        All sequences of a task are equally likely. An episode that is shorter than the horizon counts as one sequence:
+        it is sampled whole, and the mask is zero after its end.
 
         :param batch_size: Number of sequences, B.
-        :param horizon: Number of steps in a sequence, H. Of a shorter episode the whole is taken; after its end the
-            mask is zero.
-        :param rng: Decides which.
-        :param balance: ``"size"``: tasks by the number of their sequences; ``"task"``: all tasks alike.
-        :param pin_memory: Whether the tensors lie in page-locked memory, from which copies to a GPU run on their own.
-        :return: The sequences, padded, on the CPU; ``task`` counts in :attr:`tasks`, and is given for a single one too.
-        :raises ValueError: If ``balance`` is none of the two, or a number is not positive.
+        :param horizon: Number of steps in a sequence, H.
+        :param rng: Random number generator.
+        :param balance: How often a task is sampled. ``"size"``: in proportion to the number of its sequences.
+            ``"task"``: as often as every other task.
+        :param pin_memory: Whether the tensors are in page-locked memory, from which copies to a GPU are asynchronous.
+        :return: The sequences on the CPU, padded to :attr:`observation_dim` and :attr:`action_dim`. The task indices
+            are indices into :attr:`tasks`, and are given for a single task too.
+        :raises ValueError: If ``balance`` is another value, or a number is not positive.
         """
-        if batch_size < 1 or horizon < 1:
-            raise ValueError(f"batch_size and horizon must be positive, got {batch_size} and {horizon}.")
-        if balance not in BALANCES:
-            raise ValueError(f"balance must be one of {BALANCES}, got {balance!r}.")
+        check_number("batch_size", batch_size, 1, integer=True)
+        check_number("horizon", horizon, 1, integer=True)
+        check_choice("balance", balance, BALANCES)
         ends = self._sequence_ends(horizon)
         weights = np.array([end[-1] if balance == "size" else 1.0 for end in ends], np.float64)
         chosen = np.sort(rng.choice(len(self.data), size=batch_size, p=weights / weights.sum()))
@@ -152,13 +160,13 @@ class OfflineDataset:
         arrays = [value.numpy() for value in batch[:5]]  # type: ignore[union-attr]
         for number in np.unique(chosen):
             first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
-            columns = slice(first, last + 1)  # sorted above, so they are neighbors
+            columns = slice(first, last + 1)  # the columns of a task are neighbors, because the tasks are sorted
             self._gather(self.data[number], ends[number], horizon, rng, [a[:, columns] for a in arrays])
         return batch
 
     def _sequence_ends(self, horizon: int) -> list[NDArray[np.int64]]:
-        """:return: For each task how many sequences start in its first 1, 2, ... episodes, ``(E,)``."""
-        if horizon not in self._ends:  # of millions of episodes, counting them would take longer than an update
+        """:return: For each task, the number of sequences in its first 1, 2, ... episodes, ``(E,)``."""
+        if horizon not in self._ends:  # counting takes longer than an update if there are millions of episodes
             self._ends[horizon] = [np.cumsum(np.maximum(task.lengths - horizon + 1, 1)) for task in self.data]
         return self._ends[horizon]
 
@@ -170,14 +178,22 @@ class OfflineDataset:
         rng: np.random.Generator,
         out: list[NDArray[np.float32]],
     ) -> None:
-        """Fill a task's columns of a batch: observations, actions, rewards, terminations, mask."""
+        """
+        Sample sequences of one task into its columns of a batch.
+
+        :param task: Data of the task.
+        :param ends: Number of sequences in the first 1, 2, ... episodes, see :meth:`_sequence_ends`.
+        :param horizon: Number of steps in a sequence, H.
+        :param rng: Random number generator.
+        :param out: Columns of the batch: observations, actions, rewards, terminations and mask. They are zero.
+        """
         observations, actions, rewards, terminations, mask = out
         position = rng.integers(0, ends[-1], size=rewards.shape[1])
         episodes = np.searchsorted(ends, position, side="right")
-        offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,) first step within the episode
+        offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,), index of the first step
         steps = offsets + np.arange(horizon + 1)[:, None]  # (H + 1, B)
         lengths = task.lengths[episodes]
-        rows = task.first[episodes] + np.minimum(steps, lengths)  # after the end: the last observation again
+        rows = task.first[episodes] + np.minimum(steps, lengths)  # the last observation is repeated after the end
         observations[..., : task.observations.shape[1]] = task.observations[rows]
         actions[..., : task.actions.shape[1]] = task.actions[rows[:-1]]
         rewards[:] = task.rewards[rows[:-1]]
@@ -185,7 +201,7 @@ class OfflineDataset:
         terminations[:] = (steps[:-1] == lengths - 1) & task.terminated[episodes]
 
     def in_memory(self) -> OfflineDataset:
-        """:return: A copy that lies in memory, where a memory-mapped one is to be sampled without reading files."""
+        """:return: A copy in memory. Sampling from it reads no files."""
         return OfflineDataset(
             [
                 dataclasses.replace(
@@ -198,17 +214,20 @@ class OfflineDataset:
             ]
         )
 
-    # --- Where it comes from ----------------------------------------------------------------------------------------
+    # --- Sources ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_episodes(cls, episodes: Iterable[SourceEpisode], storage: str | Path | None = None) -> OfflineDataset:
         """
-        :param episodes: Episodes of one task or many, in any order; consumed one by one.
-        :param storage: A folder for the data, which is then memory-mapped; None keeps it in memory.
-        :return: The data set; its tasks are in the order of their first episodes.
-        :raises FileExistsError: If the folder holds something.
-        :raises ValueError: If an episode is empty or not finite, or its shapes are not those of its task's others; the
-            message names file, episode and step.
+        Make a data set of episodes.
+
+        :param episodes: Episodes of one or many tasks, in any order. They are read one at a time.
+        :param storage: New or empty folder to store the data in. The data set is memory-mapped then. None: the data is
+            kept in memory.
+        :return: The data set. The tasks are in the order of their first episodes.
+        :raises FileExistsError: If the folder is not empty.
+        :raises ValueError: If an episode is empty, has a value that is not finite, or has other dimensions than earlier
+            episodes of its task. The message names the file, the episode and the step.
         """
         writer = MemoryWriter() if storage is None else StorageWriter(Path(storage))
         for task, episode, where in episodes:
@@ -221,17 +240,21 @@ class OfflineDataset:
         cls, ids_or_paths: str | Path | Sequence[str | Path], storage: str | Path | None = None
     ) -> OfflineDataset:
         """
-        :param ids_or_paths: Minari data sets: ids such as ``"mt30/walker-walk-v0"``, their folders, or folders with
-            data sets anywhere below them. A task's name is what :mod:`sb3_pwm.collect` has written, else the
-            environment's id in lower case, else the data set's name.
-        :param storage: See :meth:`from_episodes`.
-        :return: The data set.
-        :raises FileNotFoundError: If there is no such data set.
+        Read Minari data sets. Each Minari data set is one task.
+
+        The name of the task is the one that ``sb3-pwm collect`` stored in the data set. If there is none, it is the
+        environment id in lower case, or the name of the data set if it has no environment.
+
+        :param ids_or_paths: Ids such as ``"mt30/walker-walk-v0"``, folders of data sets, or folders with data sets at
+            any depth.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`.
+        :return: The data set. Actions are scaled from the bounds of the action space to [-1, 1].
+        :raises FileNotFoundError: If a data set does not exist.
         :raises ImportError: If Minari is not installed.
-        :raises ValueError: If a file is damaged or foreign, or its spaces are not flat boxes; and see
+        :raises ValueError: If a file is damaged, the spaces are not flat boxes, or for a reason in
             :meth:`from_episodes`.
         """
-        return cls.from_episodes(minari_episodes(_several(ids_or_paths)), storage)
+        return cls.from_episodes(minari_episodes(_as_list(ids_or_paths)), storage)
 
     @classmethod
     def from_tdmpc2(
@@ -241,57 +264,105 @@ class OfflineDataset:
         storage: str | Path | None = None,
     ) -> OfflineDataset:
         """
-        :param paths: Files of TD-MPC2's data sets (``chunk_0.pt``, ...), or folders of them. They are read as plain
-            tensors; nothing that they say is executed, and tensordict is not needed.
-        :param tasks: Names of the tasks that the files count in; None: MT80's, which begin with MT30's.
-        :param storage: See :meth:`from_episodes`.
-        :return: The data set; its tasks have the dimensions that the files pad them to, but for those of MT80, which
-            have their own.
-        :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If a file is damaged or of another format; and see :meth:`from_episodes`.
+        Read data sets of TD-MPC2. No code in the files is executed, and tensordict is not needed.
+
+        :param paths: Files (``chunk_0.pt``, ...), or folders of such files.
+        :param tasks: Names of the tasks, by their number in the files. None: the names of MT80, which begins with MT30.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`.
+        :return: The data set. Padding is removed from the tasks of MT80. Other tasks keep the dimensions of the files.
+        :raises FileNotFoundError: If a file does not exist.
+        :raises ValueError: If a file is damaged, has another format, or for a reason in :meth:`from_episodes`.
         """
-        return cls.from_episodes(tdmpc2_episodes(_several(paths), tasks), storage)
+        return cls.from_episodes(tdmpc2_episodes(_as_list(paths), tasks), storage)
 
     @classmethod
     def from_replay_buffer(
         cls, buffer: ReplayBuffer | str | Path, task: str = "task", storage: str | Path | None = None
     ) -> OfflineDataset:
         """
-        :param buffer: A replay buffer of SB3, or the file of one that ``save_replay_buffer`` has written. Reading a
-            file executes what it says: open only files that you trust, as with SB3's ``load_replay_buffer``.
-        :param task: The task's name.
-        :param storage: See :meth:`from_episodes`.
-        :return: The data set of its whole episodes.
-        :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If it is no replay buffer of flat observations, or holds no whole episode.
+        Take the complete episodes of a replay buffer of SB3, as one task.
+
+        :param buffer: The replay buffer, or its file, from ``save_replay_buffer``. Reading the file can execute code in
+            it, as with SB3's ``load_replay_buffer``: open only files that you trust.
+        :param task: Name of the task.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`.
+        :return: The data set.
+        :raises FileNotFoundError: If the file does not exist.
+        :raises ValueError: If it is not a replay buffer of flat observations, holds no complete episode, or was written
+            by an older version of this package.
         """
         return cls.from_episodes(replay_buffer_episodes(buffer, task), storage)
 
     @classmethod
+    def from_arrays(
+        cls,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        terminations: ArrayLike,
+        truncations: ArrayLike,
+        next_observations: ArrayLike | None = None,
+        task: str = "task",
+        storage: str | Path | None = None,
+    ) -> OfflineDataset:
+        """
+        Take the episodes of flat arrays of consecutive steps, as D4RL has them, as one task.
+
+        An episode ends at a step that ``terminations`` or ``truncations`` marks. The last episode may lack its end, and
+        counts as truncated then.
+
+        The world model needs the observation after the last step of each episode, which ``next_observations`` has.
+        Without ``next_observations``, the last step of each episode is left out, and no episode may terminate.
+
+        :param observations: Observations ``(N, O)`` of N steps.
+        :param actions: Actions ``(N, A)``, scaled to [-1, 1].
+        :param rewards: Rewards ``(N,)``.
+        :param terminations: Whether each step terminated its episode, ``(N,)``. D4RL calls them ``terminals``.
+        :param truncations: Whether each step truncated its episode, ``(N,)``. D4RL calls them ``timeouts``. A step that
+            both arrays mark counts as a termination.
+        :param next_observations: Observations after the steps, ``(N, O)``.
+        :param task: Name of the task.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`.
+        :return: The data set.
+        :raises ValueError: If the shapes do not fit each other, actions are not in [-1, 1], the steps are not
+            consecutive, ``next_observations`` is needed, there is no episode, or for a reason in :meth:`from_episodes`.
+        """
+        episodes = array_episodes(observations, actions, rewards, terminations, truncations, next_observations, task)
+        return cls.from_episodes(episodes, storage)
+
+    @classmethod
     def load(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
         """
-        Open data of any kind.
+        Open data of any kind: a stored data set, Minari data sets, or data sets of TD-MPC2.
 
-        :param sources: Folder of a stored data set, which is memory-mapped: only what is sampled is read. Or files of
-            TD-MPC2's data sets (.pt), or Minari ids or folders.
-        :param storage: See :meth:`from_episodes`; without effect on a stored data set.
+        :param sources: Folder of a data set that :meth:`save` or ``storage=`` wrote. Such a data set is memory-mapped,
+            so that only sampled steps are read. Or one or several Minari ids or folders, see :meth:`from_minari`. Or
+            one or several files of TD-MPC2 (.pt), see :meth:`from_tdmpc2`.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`. It has no effect if the data is stored
+            already.
         :return: The data set.
-        :raises FileNotFoundError: If something is not there.
-        :raises ValueError: If something is damaged or of another kind; the message names the file.
+        :raises FileNotFoundError: If a file, a folder or an id does not exist.
+        :raises ValueError: If a file is damaged, or the sources are of different kinds. The message names the file.
         """
-        several = _several(sources)
-        if len(several) == 1 and (Path(several[0]) / INDEX).is_file():
-            return cls(open_storage(Path(several[0])))
-        if several and all(Path(source).suffix == ".pt" for source in several):
-            return cls.from_tdmpc2(several, storage=storage)
+        several = _as_list(sources)
+        stored = [source for source in several if (Path(source) / INDEX).is_file()]
+        chunks = [source for source in several if Path(source).suffix == ".pt"]
+        if stored and len(several) > 1:
+            raise ValueError(f"{stored[0]} is a stored data set, which cannot be loaded with other data.")
+        if stored:
+            return cls(open_storage(Path(stored[0])))
+        if chunks and len(chunks) < len(several):
+            raise ValueError(f"{chunks[0]} is a file of TD-MPC2, which cannot be loaded with Minari data sets.")
+        if chunks:
+            return cls.from_tdmpc2(chunks, storage=storage)
         return cls.from_minari(several, storage)
 
     def save(self, folder: str | Path) -> None:
         """
-        Write the data set, for :meth:`load`.
+        Store the data set in a folder, from which :meth:`load` opens it.
 
         :param folder: A new or empty folder.
-        :raises FileExistsError: If it holds something.
+        :raises FileExistsError: If the folder is not empty.
         """
         writer = StorageWriter(Path(folder))
         for task in self.data:
@@ -300,6 +371,6 @@ class OfflineDataset:
         writer.finish()
 
 
-def _several(sources: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    """:return: A list, also of a single one."""
+def _as_list(sources: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """:return: List of the sources, which may be a single one."""
     return [sources] if isinstance(sources, str | Path) else list(sources)

@@ -1,4 +1,4 @@
-"""A replay buffer that yields sequences."""
+"""A replay buffer from which sequences of consecutive steps are sampled."""
 
 import copy
 import warnings
@@ -14,41 +14,48 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pwm.common.checks import check_choice
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FILE_FORMAT, check_file_format
 from sb3_pwm.data.types import Episode, SequenceBatch
 
 
-def _cut_off(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
-    """End the episodes that go on after those steps as a time limit would; others have their own end already."""
+def _truncate(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
+    """Mark steps as the last ones of truncated episodes, in place. Steps that end an episode already are unchanged."""
     timeouts[steps] = np.maximum(timeouts[steps], 1.0 - dones[steps])
     dones[steps] = 1.0
 
 
 class SequenceReplayBuffer(ReplayBuffer):
     """
-    SB3's replay buffer with :meth:`sample_sequences`, and storage that is allocated by the first transition.
+    SB3's replay buffer, which can sample sequences of consecutive steps too, see :meth:`sample_sequences`.
 
-    A model that is loaded to be evaluated so costs no replay memory. Where the sampled tensors go to a GPU, a copy of
-    the transitions can lie there too, so that sampling gathers rows instead of moving batches over the bus.
+    Memory is allocated when the first transition is added, so that a model that is loaded for evaluation needs none.
+
+    If sampled tensors go to a GPU, the GPU can keep a copy of the transitions. Sampling then gathers rows on the GPU
+    and copies no batches.
 
     :param buffer_size: Maximum number of transitions over all environments.
-    :param observation_space: Observation space; of a ``Dict`` each entry is stored in an array of its own.
+    :param observation_space: Observation space. Each entry of a ``Dict`` is stored in its own array.
     :param action_space: Action space.
     :param device: Device of the sampled tensors.
-    :param n_envs: Number of parallel environments.
-    :param optimize_memory_usage: Whether an observation is stored once, and not again as the one before's next: half
-        the memory. Unlike with SB3's, each episode's last observation is kept beside them (the dynamics is trained on
-        it), and time limits are still told from terminations. Once the buffer is full its oldest transition, whose
-        observation has been overwritten, is no longer sampled.
-    :param handle_timeout_termination: Whether a truncation at a time limit is told from a termination; if not, every
-        end of an episode counts as one.
-    :param storage: ``"host"``; ``"device"``: a float32 copy of the transitions lies on ``device`` and is sampled from;
-        ``"auto"``: that, if ``device`` is a GPU, the copy takes at most a quarter of its free memory, the observations
-        are a ``Box`` of floats and ``optimize_memory_usage`` does not ask for less memory.
-    :raises ValueError: If ``storage`` is none of the three, or is ``"device"`` where ``"auto"`` would not consider it.
+    :param n_envs: Number of environments.
+    :param optimize_memory_usage: Whether each observation is stored once, in half of the memory, and not a second time
+        as the next observation of the step before. Unlike SB3's buffer, this one also keeps the last observation of
+        each episode, and tells truncations from terminations. When the buffer is full, its oldest transition is not
+        sampled, because its observation has been overwritten.
+    :param handle_timeout_termination: Whether truncations are told from terminations. If not, every end of an episode
+        counts as a termination.
+    :param storage: Memory that batches are gathered from. ``"host"``: the host's arrays. ``"device"``: a float32 copy
+        of the transitions on ``device``. ``"auto"``: the copy, if ``device`` is a GPU, the copy takes at most a quarter
+        of its free memory, observations are a ``Box`` of floats, and ``optimize_memory_usage`` is False.
+    :raises ValueError: If ``storage`` is another value, or is ``"device"`` although observations are not a ``Box`` of
+        floats or ``optimize_memory_usage`` is True.
     """
+
+    has_terminations: bool
+    """Whether an episode that terminated was ever added. If not, a model needs no termination head."""
 
     def __init__(
         self,
@@ -61,8 +68,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
         storage: str = "auto",
     ):
-        if storage not in ("auto", "host", "device"):
-            raise ValueError(f'storage must be "auto", "host" or "device", got {storage!r}.')
+        check_choice("storage", storage, ("auto", "host", "device"))
         floats = isinstance(observation_space, spaces.Box) and np.issubdtype(observation_space.dtype, np.floating)
         if storage == "device" and not floats:
             raise ValueError(
@@ -70,16 +76,15 @@ class SequenceReplayBuffer(ReplayBuffer):
             )
         if storage == "device" and optimize_memory_usage:
             raise ValueError('storage="device" stores every observation twice: leave optimize_memory_usage out.')
-        # The arrays of ReplayBuffer come later, see _allocate().
+        # Not ReplayBuffer.__init__, which allocates the arrays: _allocate() does that.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.allocated = False
         self.has_terminations = False
-        """Whether the buffer was ever given an episode that terminated, wherever it came from"""
         self.storage = storage if floats and not optimize_memory_usage else "host"
-        # With optimize_memory_usage, the last observations of the episodes that ended, by row and environment
+        # Last observations of episodes, by row and environment. Empty without optimize_memory_usage.
         self._last_observations: dict[tuple[int, int], Any] = {}
         # (buffer_size, n_envs, row) on the device: observation, next observation, action, reward, done, timeout
         self._rows: th.Tensor | None = None
@@ -88,11 +93,12 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     @property
     def _spaces(self) -> Any:
-        """Of the observation, or of each of its entries."""
+        """Observation space, or a dictionary of the spaces of its entries."""
         space = self.observation_space
         return dict(space.spaces) if isinstance(space, spaces.Dict) else space
 
     def _warn_of_memory(self) -> None:
+        """Warn if a full buffer needs more memory than is available."""
         observation_bytes: list[int] = []
         map_observations(
             lambda space, shape: observation_bytes.append(int(np.prod(shape)) * np.dtype(space.dtype).itemsize),
@@ -110,11 +116,12 @@ class SequenceReplayBuffer(ReplayBuffer):
             )
 
     def _allocate(self) -> None:
+        """:raises MemoryError: If there is not enough memory. The message says what to lower."""
         steps = self.buffer_size * self.n_envs
         advice = f"Lower buffer_size (now {steps})."
         with explain_out_of_memory(f"a replay buffer of {steps} transitions of {self.obs_shape}", advice):
             rows = (self.buffer_size, self.n_envs)
-            # With one more row than there are steps, "the next observation" is a view of the same memory, a row later.
+            # One more row than there are steps: next observations are a view of the same memory, one row later.
             n_stored = self.buffer_size + (1 if self.optimize_memory_usage else 0)
 
             def observation_array(space: spaces.Space, shape: tuple[int, ...]) -> np.ndarray:
@@ -131,13 +138,17 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.allocated = True
 
     def _view(self, stored: Any) -> None:
-        """:param stored: Observations that are each stored once, ``(buffer_size + 1, n_envs, *)``."""
+        """
+        Make observations and next observations views of the same memory.
+
+        :param stored: Observations ``(buffer_size + 1, n_envs, *)``, each stored once.
+        """
         self._stored = stored
         self.observations = map_observations(lambda array: array[:-1], stored)
         self.next_observations = map_observations(lambda array: array[1:], stored)
 
     def _wants_rows(self) -> bool:
-        """Whether the transitions are to lie on the device too; ``"auto"`` is settled once."""
+        """:return: Whether the device keeps a copy of the transitions. ``"auto"`` is decided at the first call."""
         if self._on_device is None:
             self._on_device = self.storage == "device"
             if self.storage == "auto" and self.device.type == "cuda":
@@ -147,17 +158,18 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     @property
     def _row_size(self) -> int:
+        """Number of values in a row, see :attr:`_rows`."""
         return 2 * int(np.prod(self.obs_shape)) + self.action_dim + 3  # type: ignore[arg-type]
 
     def _host_rows(self, steps: slice) -> th.Tensor:
-        """Those steps of the host's arrays as rows, see :attr:`_rows`."""
+        """:return: Rows of these steps from the host's arrays, see :attr:`_rows`."""
         parts = (self.observations, self.next_observations, self.actions, self.rewards, self.dones, self.timeouts)
         n_steps = steps.stop - steps.start
         flat = [part[steps].reshape(n_steps, self.n_envs, -1).astype(np.float32) for part in parts]
         return th.from_numpy(np.concatenate(flat, axis=-1))
 
     def _device_rows(self) -> th.Tensor:
-        """The rows on the device, which are made at their first use: after the first transition or after loading."""
+        """:return: Rows on the device. They are copied from the host's arrays at the first call."""
         if self._rows is None:
             advice = f'Lower buffer_size (now {self.buffer_size * self.n_envs}), or set storage="host".'
             with explain_out_of_memory(f"a replay buffer on {self.device}", advice):
@@ -168,13 +180,15 @@ class SequenceReplayBuffer(ReplayBuffer):
         return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
-        # The host's arrays say it all, and where it is loaded there may be another device.
+        # Without the device's copy: it holds nothing that the host's arrays lack, and the buffer may be loaded on a
+        # machine with another device.
         state = {**self.__dict__, "_rows": None, "_on_device": None, "file_format": FILE_FORMAT}
-        if "_stored" in state:  # two views of one array would be written, and read, as two arrays
+        if "_stored" in state:  # the two views of one array would be written as two arrays
             del state["observations"], state["next_observations"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """:raises FileFormatError: If an older version of the package has pickled the buffer."""
         check_file_format("The file", "replay buffer", state.get("file_format", 1))
         self.__dict__.update(state)
         if "_stored" in state:
@@ -190,14 +204,15 @@ class SequenceReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one transition of every environment, as :meth:`ReplayBuffer.add` does.
+        Add one transition of every environment, as :meth:`ReplayBuffer.add` does.
 
         :param obs: Observations ``(n_envs, *)``.
-        :param next_obs: Those that the actions led to; an episode's last one, not the next episode's first.
+        :param next_obs: Next observations ``(n_envs, *)``. At the end of an episode, it is the last observation of the
+            episode, not the first one of the next episode.
         :param action: Actions ``(n_envs, *)``, scaled to [-1, 1].
-        :param reward: ``(n_envs,)``.
-        :param done: ``(n_envs,)``, whether the step ended the episode.
-        :param infos: One dictionary each; ``TimeLimit.truncated`` tells a truncation.
+        :param reward: Rewards ``(n_envs,)``.
+        :param done: Whether the step ended the episode, ``(n_envs,)``.
+        :param infos: Info dictionary of each environment. ``TimeLimit.truncated`` marks a truncation.
         """
         if not self.allocated:
             self._allocate()
@@ -205,7 +220,8 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         def put(array: np.ndarray, values: np.ndarray) -> None:
             values = np.asarray(values)
-            # Those of a Discrete space have no axis of their own. Nothing else is reshaped: pixels would change places.
+            # Observations of a Discrete space have no axis for their one number. Nothing else is reshaped, because a
+            # wrong shape would put pixels into wrong places.
             array[row] = values[..., None] if values.ndim == 1 and array.shape[2:] == (1,) else values
 
         map_observations(put, self.observations, obs)
@@ -226,11 +242,16 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.full, self.pos = True, 0
 
     def _send_row(self, row: int) -> None:
+        """Copy a row from the host's arrays to the device."""
         steps = slice(row, row + 1)
         self._device_rows()[steps] = self._host_rows(steps).to(self.device, non_blocking=True)
 
     def _keep_last_observations(self, row: int) -> None:
-        """Put the last observations of the episodes that ended in a row beside: the next episode's first is to come."""
+        """
+        Keep the last observations of the episodes that end in a row, if observations are stored once.
+
+        The first observations of the next episodes will overwrite them.
+        """
         if not self.optimize_memory_usage:
             return
         for env in range(self.n_envs):
@@ -240,28 +261,35 @@ class SequenceReplayBuffer(ReplayBuffer):
                 self._last_observations[row, env] = last
 
     def truncate_episodes(self) -> None:
-        """Say that what is added next does not follow from what was added last, since the environments were reset."""
+        """
+        Truncate the episodes that have not ended.
+
+        To be called when the environments were reset: the transitions that are added next start new episodes.
+        """
         if self.size() == 0:
             return
         row = (self.pos - 1) % self.buffer_size
         if self.dones[row].all():
             return
-        _cut_off(self.dones, self.timeouts, row)
+        _truncate(self.dones, self.timeouts, row)
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
 
     def add_episodes(self, episodes: Sequence[Episode]) -> None:
         """
-        Store whole episodes, one after the other; over several environments' columns they are spread evenly.
+        Add complete episodes.
 
-        :param episodes: The episodes, actions scaled to [-1, 1].
-        :raises ValueError: If their shapes are not the buffer's, or there are more steps than it has room for.
+        The steps are distributed evenly over the environments. An episode can be divided between two environments, and
+        is truncated where it is divided. Up to ``n_envs - 1`` steps at the end do not fill a row and are left out.
+
+        :param episodes: The episodes. Actions are scaled to [-1, 1].
+        :raises ValueError: If the shapes do not fit the buffer, or the buffer has no room for all steps.
         """
         if isinstance(self.obs_shape, dict):
             raise ValueError(
-                f"Data sets hold flat observations, the replay buffer's have the entries {', '.join(self.obs_shape)}: "
-                "wrap the environment in gymnasium.wrappers.FlattenObservation."
+                "Data sets hold flat observations, and the observations of the replay buffer have the entries "
+                f"{', '.join(self.obs_shape)}: wrap the environment in gymnasium.wrappers.FlattenObservation."
             )
         ours = (int(np.prod(self.obs_shape)), self.action_dim)
         for episode in episodes:
@@ -295,14 +323,14 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def _add_steps(self, steps: dict[str, Any]) -> None:
         """
-        Store steps that follow one another, spread evenly over the environments' columns.
+        Add consecutive steps, distributed evenly over the environments. The buffer must have room for them.
 
-        :param steps: For each of the arrays, by name, ``(n_steps, *)``; there is room for them.
+        :param steps: Values ``(n_steps, *)`` of each array of the buffer, by its name.
         """
         n_rows = len(steps["dones"]) // self.n_envs
-        # A column ends where the next one begins, be it within an episode: that one is cut off there.
+        # The steps of an environment end where those of the next one start, which may be within an episode.
         ends = np.arange(1, self.n_envs + 1) * n_rows - 1
-        _cut_off(steps["dones"], steps["timeouts"], ends)
+        _truncate(steps["dones"], steps["timeouts"], ends)
         rows = slice(self.pos, self.pos + n_rows)
 
         def put(array: np.ndarray, values: np.ndarray) -> None:
@@ -314,17 +342,21 @@ class SequenceReplayBuffer(ReplayBuffer):
         if self.optimize_memory_usage:
             for row in range(rows.start, rows.stop):
                 self._keep_last_observations(row)
-        # Not before: they may lie where an episode's last observation has just been.
+        # Not earlier: observations may overwrite the last observations of episodes, if they are stored once.
         map_observations(put, self.observations, steps["observations"])
         self.has_terminations = self.has_terminations or bool((self.dones[rows] > self.timeouts[rows]).any())
         self.full = self.full or rows.stop == self.buffer_size
         self.pos = rows.stop % self.buffer_size
-        self._rows = None  # the device's copy is made anew when it is needed
+        self._rows = None  # the next sample copies all rows to the device again
 
     def resize_n_envs(self, n_envs: int) -> "SequenceReplayBuffer":
         """
-        :param n_envs: Another number of environments.
-        :return: A buffer for so many, with the same steps; episodes are cut off where a column begins or ends.
+        Distribute the transitions over another number of environments.
+
+        Episodes that are divided between two environments are truncated where they are divided.
+
+        :param n_envs: New number of environments.
+        :return: A new buffer with the same transitions. This buffer is unchanged.
         """
         other = copy.copy(self)
         other.n_envs, other.buffer_size = n_envs, max(self.buffer_size * self.n_envs // n_envs, 1)
@@ -344,7 +376,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             name: in_a_row(getattr(self, name)[rows, envs]) for name in ("actions", "rewards", "dones", "timeouts")
         }
         newest = np.arange(1, self.n_envs + 1) * n_rows - 1
-        _cut_off(steps["dones"], steps["timeouts"], newest)
+        _truncate(steps["dones"], steps["timeouts"], newest)
         steps["observations"] = map_observations(lambda array: in_a_row(array[rows, envs]), self.observations)
         steps["next_observations"] = map_observations(in_a_row, self.next_observations_of(rows, envs))
         other._allocate()
@@ -354,7 +386,14 @@ class SequenceReplayBuffer(ReplayBuffer):
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """Single transitions, in the form that :meth:`ReplayBuffer.sample` gives them."""
+        """
+        Sample single transitions, as :meth:`ReplayBuffer.sample` does.
+
+        :param batch_size: Number of transitions.
+        :param env: ``VecNormalize`` whose statistics normalize observations and rewards, if any.
+        :return: The transitions.
+        :raises ValueError: If the buffer is empty.
+        """
         if not self.allocated:
             raise ValueError("The replay buffer is empty: add transitions before sampling.")
         batch = self.sample_sequences(batch_size, 1, env)
@@ -368,29 +407,34 @@ class SequenceReplayBuffer(ReplayBuffer):
         )
 
     def sampled_rows(self) -> tuple[int, int]:
-        """The oldest row that can be sampled, and how many there are from it on."""
+        """:return: Index of the oldest row that can be sampled, and the number of rows that can be sampled."""
         if not self.full:
             return 0, self.pos
         if not self.optimize_memory_usage:
             return self.pos, self.buffer_size
-        # The newest step's next observation lies where the oldest step's observation was.
+        # The next observation of the newest step has overwritten the observation of the oldest step.
         return self.pos + 1, self.buffer_size - 1
 
     def can_sample(self, horizon: int) -> bool:
-        """:param horizon: Number of steps. :return: Whether there are sequences of so many."""
+        """
+        Tell whether sequences can be sampled.
+
+        :param horizon: Number of steps in a sequence.
+        :return: Whether the buffer holds a sequence of this length.
+        """
         return self.sampled_rows()[1] >= horizon
 
     def sample_sequences(self, batch_size: int, horizon: int, env: VecNormalize | None = None) -> SequenceBatch:
         """
-        Sequences of consecutive steps of one environment each.
+        Sample sequences of consecutive steps. Each sequence is from one environment.
 
-        Starts are uniform over the steps that have ``horizon - 1`` younger ones after them, so that no sequence crosses
-        the write position. After an episode's end the mask is zero; the start itself is always a real step.
+        All steps with at least ``horizon - 1`` steps after them are equally likely to be the first of a sequence. The
+        mask is zero after the end of the first episode in a sequence.
 
         :param batch_size: Number of sequences, B.
         :param horizon: Number of steps in a sequence, H.
-        :param env: VecNormalize whose statistics normalize observations and rewards, if any.
-        :return: The sequences, on the buffer's device.
+        :param env: ``VecNormalize`` whose statistics normalize observations and rewards, if any.
+        :return: The sequences, on the device of the buffer.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
         oldest, size = self.sampled_rows()
@@ -410,7 +454,14 @@ class SequenceReplayBuffer(ReplayBuffer):
         return SequenceBatch(observations, actions, rewards, dones * (1.0 - timeouts), mask)
 
     def _gather_on_host(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
-        """Observations ``(H + 1, B, *)``, actions, rewards, dones, timeouts ``(H, B, *)``, from the host's arrays."""
+        """
+        Gather sequences from the host's arrays.
+
+        :param steps: Rows of the steps, ``(H, B)``.
+        :param envs: Environments of the sequences, ``(B,)``.
+        :param env: ``VecNormalize`` whose statistics normalize observations and rewards, if any.
+        :return: Observations ``(H + 1, B, *)``, and actions, rewards, dones and timeouts ``(H, B, *)``.
+        """
         first = map_observations(lambda array: array[steps[:1], envs], self.observations)
         after = self.next_observations_of(steps, np.broadcast_to(envs, steps.shape))
         observations = map_observations(lambda *parts: np.concatenate(parts), first, after)
@@ -420,14 +471,25 @@ class SequenceReplayBuffer(ReplayBuffer):
         return map_observations(self._from_host, normalized), *(self._from_host(array) for array in arrays)
 
     def _from_host(self, array: np.ndarray) -> th.Tensor:
-        """:param array: A fresh one (fancy indexing copies). :return: The same on the device."""
+        """
+        Move an array to the device.
+
+        :param array: Array that nothing else uses.
+        :return: Tensor on the device.
+        """
         if self.device.type != "cuda":
             return self.to_torch(array, copy=False)
-        # From page-locked memory the copy runs beside what the device and the host do meanwhile.
+        # From page-locked memory, the copy is asynchronous.
         return th.from_numpy(array).pin_memory().to(self.device, non_blocking=True)
 
     def next_observations_of(self, rows: np.ndarray, envs: np.ndarray) -> Any:
-        """:param rows: Any shape. :param envs: The same shape. :return: What those steps led to, with that shape."""
+        """
+        Get the next observations of steps.
+
+        :param rows: Rows of the steps, an array of any shape.
+        :param envs: Environments of the steps, an array of the same shape.
+        :return: Next observations ``(*shape, *)``, or a dictionary of such arrays.
+        """
         observations = map_observations(lambda array: array[rows, envs], self.next_observations)
         if self.optimize_memory_usage:
             for where in zip(*np.nonzero(self.dones[rows, envs]), strict=True):
@@ -436,7 +498,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         return observations
 
     def _gather_on_device(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[th.Tensor, ...]:
-        """The same from the device's rows; VecNormalize's statistics are applied there."""
+        """Gather sequences from the rows on the device, see :meth:`_gather_on_host`."""
         rows = self._device_rows()[self._send(steps), self._send(envs)]  # (H, B, row)
         size = int(np.prod(self.obs_shape))  # type: ignore[arg-type]
         before, after, actions, rest = rows.split([size, size, self.action_dim, 3], dim=-1)
@@ -452,4 +514,5 @@ class SequenceReplayBuffer(ReplayBuffer):
         return observations, actions, rewards, dones, timeouts
 
     def _send(self, values: np.ndarray) -> th.Tensor:
+        """:return: Copy of the values on the device."""
         return th.from_numpy(values).to(self.device, non_blocking=True)

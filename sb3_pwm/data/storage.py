@@ -1,4 +1,4 @@
-"""Where an offline data set's episodes lie: in memory, or in plain files that are memory-mapped."""
+"""Storage of offline data sets: in memory, or in plain files that are memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.types import Episode, TaskData
 
 INDEX = "index.json"
+"""Name of the file that makes a folder a stored data set"""
 FORMAT = "sb3_pwm.offline_dataset"
+"""Name of the storage format, in the index"""
 ARRAYS = ("observations", "actions", "rewards")
 
 
 def rows(episode: Episode) -> dict[str, NDArray[np.float32]]:
-    """:param episode: Of T steps. :return: Its T + 1 rows, see :class:`~sb3_pwm.data.types.TaskData`."""
+    """
+    Convert an episode to rows of :class:`~sb3_pwm.data.types.TaskData`.
+
+    :param episode: Episode of T steps.
+    :return: Arrays of T + 1 rows, by name.
+    """
     last_action = np.zeros((1, episode.actions.shape[1]), np.float32)
     return {
         "observations": np.ascontiguousarray(episode.observations, np.float32),
@@ -29,7 +36,7 @@ def rows(episode: Episode) -> dict[str, NDArray[np.float32]]:
 
 
 class _Table:
-    """Lengths, ends and dimensions of a task's episodes, as they come in."""
+    """Dimensions of a task, and lengths and ends of the episodes that were added so far."""
 
     def __init__(self, name: str, episode: Episode):
         self.name = name
@@ -38,18 +45,18 @@ class _Table:
         self.terminated: list[bool] = []
 
     def add(self, episode: Episode, where: str) -> None:
-        """:raises ValueError: If the episode has other dimensions than the task's first."""
+        """:raises ValueError: If the dimensions of the episode are not those of the first one."""
         dimensions = (episode.observations.shape[1], episode.actions.shape[1])
         if dimensions != self.dimensions:
             raise ValueError(
-                f"{where} has observations of {dimensions[0]} and actions of {dimensions[1]}; "
-                f"{self.name} before had {self.dimensions[0]} and {self.dimensions[1]}."
+                f"{where} has observations of {dimensions[0]} and actions of {dimensions[1]} numbers; earlier episodes "
+                f"of {self.name} have {self.dimensions[0]} and {self.dimensions[1]}."
             )
         self.lengths.append(len(episode.rewards))
         self.terminated.append(episode.terminated)
 
     def data(self, arrays: dict[str, NDArray[np.float32]]) -> TaskData:
-        """:param arrays: The rows. :return: The task's data."""
+        """:return: Data of the task, in these arrays."""
         return make_task_data(self.name, arrays, np.array(self.lengths), np.array(self.terminated))
 
 
@@ -57,25 +64,34 @@ def make_task_data(
     name: str, arrays: dict[str, NDArray[np.float32]], lengths: NDArray[np.int64], terminated: NDArray[np.bool_]
 ) -> TaskData:
     """
-    :param name: The task.
-    :param arrays: Its rows, see :class:`~sb3_pwm.data.types.TaskData`.
-    :param lengths: Steps of its episodes.
-    :param terminated: Whether they ended for good.
-    :return: The same with the episodes' first rows.
+    Make the data of a task whose episodes follow one another in its arrays.
+
+    :param name: Name of the task.
+    :param arrays: Arrays of all rows, by name.
+    :param lengths: Number of steps of each episode, ``(E,)``.
+    :param terminated: Whether each episode terminated, ``(E,)``.
+    :return: Data of the task.
     """
     first = np.cumsum(lengths + 1) - (lengths + 1)
     return TaskData(name, first=first, lengths=lengths, terminated=terminated, **arrays)
 
 
 class MemoryWriter:
-    """Collects episodes in memory."""
+    """Collect episodes in memory."""
 
     def __init__(self) -> None:
         self.tables: dict[str, _Table] = {}
         self.parts: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
 
     def add(self, task: str, episode: Episode, where: str) -> None:
-        """:param task: Its name. :param episode: One of its episodes. :param where: For messages."""
+        """
+        Add an episode.
+
+        :param task: Name of the task.
+        :param episode: The episode.
+        :param where: File and number of the episode, for messages.
+        :raises ValueError: If its dimensions are not those of the task's first episode.
+        """
         table = self.tables.setdefault(task, _Table(task, episode))
         table.add(episode, where)
         parts = self.parts.setdefault(task, {name: [] for name in ARRAYS})
@@ -83,7 +99,7 @@ class MemoryWriter:
             parts[name].append(value)
 
     def finish(self) -> list[TaskData]:
-        """:return: All tasks."""
+        """:return: Data of all tasks."""
         data = []
         for task, table in self.tables.items():
             data.append(table.data({name: np.concatenate(part) for name, part in self.parts.pop(task).items()}))
@@ -92,10 +108,10 @@ class MemoryWriter:
 
 class StorageWriter:
     """
-    Writes episodes to a folder as they come, one at a time in memory; the folder counts once its index is written.
+    Write episodes to a folder, one at a time. The folder is a data set as soon as its index is written, at the end.
 
     :param folder: A new or empty folder.
-    :raises FileExistsError: If it holds something.
+    :raises FileExistsError: If the folder is not empty.
     """
 
     def __init__(self, folder: Path):
@@ -107,7 +123,14 @@ class StorageWriter:
         self.files: dict[str, dict[str, IO[bytes]]] = {}
 
     def add(self, task: str, episode: Episode, where: str) -> None:
-        """:param task: Its name. :param episode: One of its episodes. :param where: For messages."""
+        """
+        Add an episode.
+
+        :param task: Name of the task.
+        :param episode: The episode.
+        :param where: File and number of the episode, for messages.
+        :raises ValueError: If its dimensions are not those of the task's first episode.
+        """
         if task not in self.tables:
             number = len(self.tables)
             self.tables[task] = _Table(task, episode)
@@ -117,7 +140,7 @@ class StorageWriter:
             self.files[task][name].write(value.tobytes())
 
     def finish(self) -> list[TaskData]:
-        """:return: All tasks, memory-mapped."""
+        """:return: Data of all tasks, memory-mapped."""
         for files in self.files.values():
             for file in files.values():
                 file.close()
@@ -138,10 +161,12 @@ def _file(folder: Path, number: int, name: str) -> Path:
 
 def open_storage(folder: Path) -> list[TaskData]:
     """
-    :param folder: What :class:`StorageWriter` has written.
-    :return: The tasks, memory-mapped.
-    :raises FileNotFoundError: If there is no such folder, or none with an index.
-    :raises ValueError: If a file is damaged or has another size than the index says; the message names it.
+    Open a folder that :class:`StorageWriter` has written.
+
+    :param folder: The folder.
+    :return: Data of all tasks, memory-mapped.
+    :raises FileNotFoundError: If the folder has no index.
+    :raises ValueError: If a file is damaged, or its size is not the one in the index. The message names the file.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -150,9 +175,9 @@ def open_storage(folder: Path) -> list[TaskData]:
         index: Any = json.loads(path.read_text(encoding="utf-8"))
         tasks = index["tasks"] if index["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, or another program's: {error!r}.") from error
+        raise ValueError(f"{path} is damaged, or was written by another program: {error!r}.") from error
     if tasks is None:
-        raise ValueError(f"{path} is of another format: {index['format']}.")
+        raise ValueError(f"{path} has the format {index['format']!r}, not {FORMAT!r}: another program wrote it.")
     data = []
     for number, task in enumerate(tasks):
         n_rows = task["rows"]
@@ -166,10 +191,10 @@ def open_storage(folder: Path) -> list[TaskData]:
         try:
             with np.load(episodes, allow_pickle=False) as table:
                 lengths, terminated = table["lengths"], table["terminated"]
-        except Exception as error:  # zipfile, zlib, numpy and KeyError, by where the file ends
+        except Exception as error:  # zipfile, zlib, numpy or KeyError, by where the file is damaged
             raise ValueError(f"{episodes} is damaged: {error}.") from error
         if (lengths + 1).sum() != n_rows:
-            raise ValueError(f"{episodes} holds {(lengths + 1).sum()} rows, {INDEX} says {n_rows}.")
+            raise ValueError(f"{episodes} has episodes of {(lengths + 1).sum()} rows, but {INDEX} says {n_rows}.")
         data.append(make_task_data(task["name"], arrays, lengths, terminated))
     return data
 
@@ -181,6 +206,6 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
         raise ValueError(f"{path} is missing or cut short: it has {size} of {expected} bytes.")
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):  # sequences are drawn from anywhere: reading on beyond one is wasted
+    if hasattr(mmap, "MADV_RANDOM"):  # sequences are drawn at random places: reading ahead is wasted
         mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, np.float32).reshape(shape)

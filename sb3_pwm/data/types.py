@@ -1,4 +1,4 @@
-"""The forms in which experience travels through the package: episodes, a task's episodes, batches of sequences."""
+"""Types of experience: episodes, the episodes of a task, and batches of sequences."""
 
 from __future__ import annotations
 
@@ -9,47 +9,51 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_pwm.common.checks import first_not_finite
+
 
 class SequenceBatch(NamedTuple):
     """
     B sequences of H consecutive steps, time first.
 
-    ``observations[t + 1]`` is the true observation that step t led to, also at an episode's end. Steps after the
-    episode's end have mask zero; what they hold is arbitrary but finite.
+    ``observations[t + 1]`` is the true next observation of step t, also if step t ended the episode. Steps after the
+    end of the episode have mask zero, and their values are arbitrary but finite.
     """
 
     observations: th.Tensor
-    """``(H + 1, B, *)``; a dictionary of such tensors where the environment's observations are one"""
+    """Observations ``(H + 1, B, *)``, or a dictionary of such tensors if the observation space is a ``Dict``"""
     actions: th.Tensor
-    """``(H, B, A)``, scaled to [-1, 1]"""
+    """Actions ``(H, B, A)``, scaled to [-1, 1]"""
     rewards: th.Tensor
-    """``(H, B)``, in the environment's units"""
+    """Rewards ``(H, B)``, in the environment's units"""
     terminations: th.Tensor
-    """``(H, B)``, one where the step ended the episode for good; a time limit's truncation is not a termination"""
+    """``(H, B)``, one if the step terminated the episode, else zero. A truncation is not a termination."""
     mask: th.Tensor
-    """``(H, B)``, one for the steps of the sequence's first episode"""
+    """``(H, B)``, one for the steps until the end of the sequence's first episode, else zero"""
     task: th.Tensor | None = None
-    """``(B,)`` task indices, or None in single-task learning"""
+    """Task indices ``(B,)``; None in single-task learning"""
 
 
 class Episode(NamedTuple):
-    """One episode of T steps, in the environment's own dimensions."""
+    """One episode of T steps, in the dimensions of its own task."""
 
     observations: NDArray[np.float32]
-    """``(T + 1, O)``, the last one being where the last step led to"""
+    """Observations ``(T + 1, O)``. The last one is the observation after the last step."""
     actions: NDArray[np.float32]
-    """``(T, A)`` in [-1, 1]"""
+    """Actions ``(T, A)``, scaled to [-1, 1]"""
     rewards: NDArray[np.float32]
-    """``(T,)``"""
+    """Rewards ``(T,)``"""
     terminated: bool
-    """Whether the last step ended it for good; otherwise it was cut off"""
+    """Whether the last step terminated the episode; if not, it truncated it"""
 
 
 class SourceEpisode(NamedTuple):
-    """An episode on its way into a data set."""
+    """An episode that is being read into a data set."""
 
     task: str
+    """Name of the task"""
     episode: Episode
+    """The episode"""
     where: str
     """File and number of the episode, for messages"""
 
@@ -57,18 +61,18 @@ class SourceEpisode(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class TaskData:
     """
-    The episodes of a task, one after the other.
+    All episodes of a task, one after the other in the same arrays.
 
-    An episode of T steps has T + 1 rows: a step's row holds its observation, action and reward, the last row holds the
-    last observation.
+    An episode of T steps has T + 1 rows. The first T rows hold the observation, the action and the reward of a step,
+    the last row holds the last observation.
 
-    :param name: The task.
-    :param observations: ``(rows, O)``.
-    :param actions: ``(rows, A)``; zero in last rows.
-    :param rewards: ``(rows,)``; zero in last rows.
-    :param first: First row of each episode, ``(E,)``.
-    :param lengths: Steps of each episode, ``(E,)``.
-    :param terminated: Whether each episode ended for good, ``(E,)``.
+    :param name: Name of the task.
+    :param observations: Observations ``(rows, O)``.
+    :param actions: Actions ``(rows, A)``; zero in the last row of an episode.
+    :param rewards: Rewards ``(rows,)``; zero in the last row of an episode.
+    :param first: Index of the first row of each episode, ``(E,)``.
+    :param lengths: Number of steps of each episode, ``(E,)``.
+    :param terminated: Whether each episode terminated, ``(E,)``.
     """
 
     name: str
@@ -80,7 +84,12 @@ class TaskData:
     terminated: NDArray[np.bool_]
 
     def subset(self, episodes: NDArray[np.int64]) -> TaskData:
-        """:param episodes: Numbers of episodes. :return: Those only, of the same arrays."""
+        """
+        Select episodes without copying them.
+
+        :param episodes: Indices of the episodes.
+        :return: Data of these episodes, in the same arrays.
+        """
         return dataclasses.replace(
             self, first=self.first[episodes], lengths=self.lengths[episodes], terminated=self.terminated[episodes]
         )
@@ -91,20 +100,26 @@ class TaskData:
         return np.array([self.episode(number).rewards.sum() for number in range(len(self.lengths))])
 
     def episode(self, number: int) -> Episode:
-        """:param number: Of the episode. :return: It."""
+        """
+        Read one episode.
+
+        :param number: Index of the episode.
+        :return: The episode.
+        """
         first, length = int(self.first[number]), int(self.lengths[number])
         steps = slice(first, first + length)
         observations = np.asarray(self.observations[first : first + length + 1])
-        rows = np.asarray(self.actions[steps]), np.asarray(self.rewards[steps])
-        return Episode(observations, *rows, bool(self.terminated[number]))
+        actions, rewards = np.asarray(self.actions[steps]), np.asarray(self.rewards[steps])
+        return Episode(observations, actions, rewards, bool(self.terminated[number]))
 
 
 def check_episode(episode: Episode, where: str) -> None:
     """
-    :param episode: An episode.
-    :param where: Where it comes from.
-    :raises ValueError: If it is empty, its arrays do not fit each other, or a value is not finite; the message says
-        where.
+    Check an episode.
+
+    :param episode: The episode.
+    :param where: File and number of the episode, for messages.
+    :raises ValueError: If the episode is empty, its arrays do not fit each other, or a value is not finite.
     """
     n_steps = len(episode.rewards)
     if n_steps == 0:
@@ -115,6 +130,6 @@ def check_episode(episode: Episode, where: str) -> None:
             f"{n_steps} rewards; there must be one observation more than actions and rewards."
         )
     for name in ("observations", "actions", "rewards"):
-        finite = np.isfinite(getattr(episode, name)).reshape(len(getattr(episode, name)), -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"The {name} of {where} are NaN or infinite at step {int(np.argmin(finite))}.")
+        step = first_not_finite(getattr(episode, name))
+        if step is not None:
+            raise ValueError(f"The {name} of {where} are NaN or infinite at step {step}.")

@@ -1,4 +1,4 @@
-"""Replay buffers of SB3's off-policy algorithms, in memory or as files of ``save_replay_buffer``."""
+"""Reader of SB3's replay buffers, in memory or in files of ``save_replay_buffer``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from sb3_pwm.data.types import Episode, SourceEpisode
 
 def read_replay_buffer(path: str | Path) -> ReplayBuffer:
     """
-    Read a replay buffer that SB3 has saved. That executes what the file says, as SB3's ``load_replay_buffer`` does.
+    Read the file of a replay buffer. This unpickles the file, which can execute code in it, as ``load_replay_buffer``
+    of SB3 does.
 
     :param path: The file.
-    :return: The buffer.
-    :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it is damaged, or no replay buffer that has all observations of its episodes.
+    :return: The replay buffer.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If the file is damaged, is of an older version, or holds no replay buffer that can be read.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no replay buffer {path}: rl-zoo3 writes one with --save-replay-buffer.")
@@ -41,24 +42,30 @@ def read_replay_buffer(path: str | Path) -> ReplayBuffer:
 
 def check_replay_buffer(buffer: Any, where: str) -> None:
     """
-    :param buffer: What may be a replay buffer.
-    :param where: Where it comes from.
-    :raises ValueError: If it is none of flat observations that has every episode's last one.
+    Check that a replay buffer can be made a data set.
+
+    :param buffer: Object that may be a replay buffer.
+    :param where: File or name of the buffer, for messages.
+    :raises ValueError: If it is not a replay buffer, its observations are a ``Dict``, or it does not store the last
+        observations of episodes.
     """
     if not isinstance(buffer, ReplayBuffer):
         raise ValueError(f"{where} holds a {type(buffer).__name__}, not a replay buffer of flat observations.")
     if isinstance(buffer.observation_space, spaces.Dict):
-        raise ValueError(f"{where} holds a replay buffer of Dict observations: data sets take flat ones.")
+        raise ValueError(f"{where} holds a replay buffer of Dict observations, but data sets need flat observations.")
     if buffer.optimize_memory_usage and not isinstance(buffer, SequenceReplayBuffer):
-        raise ValueError(f"{where} lacks every episode's last observation: train with optimize_memory_usage=False.")
+        raise ValueError(f"{where} lacks the last observation of each episode: train with optimize_memory_usage=False.")
 
 
 def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
     """
-    :param buffer: See :func:`check_replay_buffer`.
-    :return: Its episodes in the order they were seen in, environment by environment; those whose beginning or end it
-        does not hold are left out. One that a reset cut off is a truncated one to a SequenceReplayBuffer, and left out
-        of SB3's own, which do not say so.
+    Read the complete episodes of a replay buffer: their first and their last step are in the buffer.
+
+    A reset can interrupt an episode. A :class:`SequenceReplayBuffer` stores such an episode as truncated, and it is
+    read. SB3's own buffers do not store that it was interrupted, and it is left out.
+
+    :param buffer: Replay buffer that has passed :func:`check_replay_buffer`.
+    :return: Iterator of the episodes, one environment after the other, oldest episode first.
     """
     oldest, size = buffer.pos if buffer.full else 0, buffer.size()
     if isinstance(buffer, SequenceReplayBuffer):
@@ -71,12 +78,12 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
         else:
             following = buffer.next_observations[order, column].reshape(size, -1)
         dones, timeouts = buffer.dones[order, column] > 0.5, buffer.timeouts[order, column] > 0.5
-        # Where training was stopped and gone on with, an episode breaks off without an end, and a new one begins.
+        # If training was stopped and resumed, an episode was interrupted: the next step is the first of a new one.
         same = np.array(
             [np.array_equal(*pair, equal_nan=True) for pair in zip(following[:-1], observations[1:], strict=True)], bool
         )
         broken = np.append(~same & ~dones[:-1], False)
-        first = -1 if buffer.full else 0  # the oldest one's beginning has been overwritten
+        first = -1 if buffer.full else 0  # -1: the first step of the oldest episode has been overwritten
         for last in np.flatnonzero(dones | broken).tolist():
             if first >= 0 and dones[last]:
                 steps = slice(first, last + 1)
@@ -93,11 +100,14 @@ def replay_buffer_episodes(
     buffer: ReplayBuffer | str | Path, task: str, where: str = "the replay buffer"
 ) -> Iterator[SourceEpisode]:
     """
-    :param buffer: A replay buffer, or the file of one, see :func:`read_replay_buffer`.
-    :param task: The task's name.
-    :param where: Where a buffer comes from, for messages.
-    :return: Its whole episodes.
-    :raises ValueError: If it has none.
+    Read the complete episodes of a replay buffer.
+
+    :param buffer: A replay buffer, or its file.
+    :param task: Name of the task.
+    :param where: Name of a buffer that is not a file, for messages.
+    :return: Iterator of the episodes.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If it is no replay buffer that can be read, or holds no complete episode.
     """
     if isinstance(buffer, str | Path):
         where = str(buffer)
@@ -107,4 +117,4 @@ def replay_buffer_episodes(
     for number, episode in enumerate(whole_episodes(buffer)):
         yield SourceEpisode(task, episode, f"episode {number} of {where}")
     if number < 0:
-        raise ValueError(f"{where} holds {buffer.size()} steps and no whole episode.")
+        raise ValueError(f"{where} holds {buffer.size()} steps and no complete episode.")

@@ -1,4 +1,4 @@
-"""The data files of TD-MPC2 (.pt), read without executing anything that they say."""
+"""Reader of TD-MPC2's data sets (.pt), which executes no code in the files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sb3_pwm.tasks import MT80, dimensions
 
 
 class _PlainTensorDict:
-    """Stands for tensordict's TensorDict in a file: takes its content and does nothing."""
+    """Replacement for tensordict's TensorDict while a file is read. It only keeps the content."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.content = state.get("_tensordict")
 
 
 def _plain_tensor_dict(cls: type, state: dict[str, Any]) -> _PlainTensorDict:
-    """Stands for the function with which tensordict rebuilds one."""
+    """Replacement for the function with which tensordict restores a TensorDict."""
     plain = _PlainTensorDict()
     plain.__setstate__(state)
     return plain
@@ -38,14 +38,16 @@ _TENSORDICT: list[Any] = [
 
 def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = None) -> Iterator[SourceEpisode]:
     """
-    Row t of their episodes holds the action and the reward that led to observation t, so that those of the first row
-    are NaN.
+    Read the episodes of TD-MPC2's data sets.
 
-    :param paths: See :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_tdmpc2`.
-    :param tasks: Likewise.
-    :return: The episodes.
-    :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If a file is damaged or of another format; the message names it.
+    Row t of an episode in these files holds the action and the reward that led to observation t. In the first row,
+    action and reward are NaN.
+
+    :param paths: Files or folders, see :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_tdmpc2`.
+    :param tasks: Names of the tasks by task number; None: the names of MT80.
+    :return: Iterator of the episodes.
+    :raises FileNotFoundError: If a file does not exist.
+    :raises ValueError: If a file is damaged or has another format. The message names the file.
     """
     names = MT80.tasks if tasks is None else tuple(tasks)
     files: list[Path] = []
@@ -61,7 +63,10 @@ def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = N
             observations, actions, rewards = (content[name][number].numpy() for name in ("obs", "action", "reward"))
             task_numbers = content["task"][number].reshape(-1).unique()
             if len(task_numbers) != 1 or not 0 <= int(task_numbers[0]) < len(names):
-                raise ValueError(f"{where} is of task {task_numbers.tolist()}, but there are {len(names)} task names.")
+                raise ValueError(
+                    f"{where} has the task numbers {task_numbers.tolist()}: it must have one, below the number of task "
+                    f"names ({len(names)})."
+                )
             task = names[int(task_numbers[0])]
             if task in MT80.tasks:
                 observation_dim, action_dim = dimensions(task)
@@ -71,20 +76,21 @@ def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = N
 
 
 def _without_padding(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """:return: The first columns of each row; all, and an error later, where the others are not padding."""
+    """:return: First columns of the rows, or the same array if its other columns are not zero."""
+    # Such an array has too many columns for its task: adding the episode to the data set gives the error.
     return values[:, :size] if not np.any(values[:, size:]) else values
 
 
 def _read_tdmpc2(path: Path) -> dict[str, th.Tensor]:
-    """:return: ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, ``task (E, T)`` or ``(E,)``."""
+    """:return: Tensors ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, and ``task`` by row or episode."""
     content = load_plain_tensors(path, _TENSORDICT)
     if isinstance(content, _PlainTensorDict):
         content = content.content
     wanted = ("obs", "action", "reward", "task")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), th.Tensor) for name in wanted):
-        raise ValueError(f"{path} is no data of TD-MPC2: it must hold the tensors {', '.join(wanted)}.")
+        raise ValueError(f"{path} is no data set of TD-MPC2: it must hold the tensors {', '.join(wanted)}.")
     shapes = {name: tuple(content[name].shape) for name in wanted}
     first_two = {shapes[name][:2] for name in ("obs", "action", "reward")}
     if len(first_two) != 1 or len(shapes["obs"]) != 3 or len(shapes["action"]) != 3:
-        raise ValueError(f"{path} is no data of TD-MPC2: its tensors are of shapes {shapes}.")
+        raise ValueError(f"{path} is no data set of TD-MPC2: its tensors have the shapes {shapes}.")
     return {name: content[name] for name in wanted}

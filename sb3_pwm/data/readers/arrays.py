@@ -1,0 +1,120 @@
+"""Reader of flat arrays of consecutive steps, as D4RL has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_pwm.data.types import Episode, SourceEpisode
+
+# Rounding may move an action beyond the bounds.
+_MAX_ACTION = 1.0001
+
+
+def array_episodes(
+    observations: Any,
+    actions: Any,
+    rewards: Any,
+    terminations: Any,
+    truncations: Any,
+    next_observations: Any = None,
+    task: str = "task",
+) -> Iterator[SourceEpisode]:
+    """
+    Read the episodes of flat arrays of consecutive steps.
+
+    :param observations: Observations, see :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_arrays`.
+    :param actions: Actions.
+    :param rewards: Rewards.
+    :param terminations: Whether each step terminated its episode.
+    :param truncations: Whether each step truncated its episode.
+    :param next_observations: Observations after the steps; None if they are not known.
+    :param task: Name of the task.
+    :return: Iterator of the episodes.
+    :raises ValueError: If the arrays do not fit each other, or hold no episode.
+    """
+    arrays = {
+        "observations": _array("observations", observations, ("steps", "size")),
+        "actions": _array("actions", actions, ("steps", "size")),
+        "rewards": _array("rewards", rewards, ("steps",)),
+        "terminations": _flags("terminations", terminations),
+        "truncations": _flags("truncations", truncations),
+    }
+    if next_observations is not None:
+        arrays["next_observations"] = _array("next_observations", next_observations, ("steps", "size"))
+    _check(arrays)
+    following = arrays.get("next_observations")
+    bounds = _bounds(arrays, shortest=1 if following is not None else 2)
+    if not bounds:
+        raise ValueError(
+            "The arrays hold no episode: an episode needs one step with next_observations, or two steps without them."
+        )
+    for first, end in bounds:
+        # Without the observation after its last step, an episode is one step shorter.
+        after = end if following is not None else end - 1
+        final = arrays["observations"][after : after + 1] if following is None else following[after - 1 : after]
+        episode = Episode(
+            np.concatenate([arrays["observations"][first:after], final]),
+            arrays["actions"][first:after],
+            arrays["rewards"][first:after],
+            bool(arrays["terminations"][end - 1]),
+        )
+        yield SourceEpisode(task, episode, f"the episode of steps {first} to {end - 1}")
+
+
+def _array(name: str, values: Any, dimensions: tuple[str, ...]) -> NDArray[np.float32]:
+    """:raises ValueError: If the values have another number of dimensions."""
+    array = np.asarray(values, np.float32)
+    if array.ndim != len(dimensions):
+        shape = f"({dimensions[0]},)" if len(dimensions) == 1 else f"({', '.join(dimensions)})"
+        raise ValueError(f"{name} must have the shape {shape}, got {array.shape}.")
+    return array
+
+
+def _flags(name: str, values: Any) -> NDArray[np.float32]:
+    """:raises ValueError: If the values are not one truth value per step."""
+    array = _array(name, values, ("steps",))
+    if not np.isin(array, (0.0, 1.0)).all():
+        raise ValueError(f"{name} must hold True and False, or 1 and 0.")
+    return array
+
+
+def _check(arrays: dict[str, NDArray[np.float32]]) -> None:
+    """:raises ValueError: If the arrays do not fit each other."""
+    observations, following = arrays["observations"], arrays.get("next_observations")
+    for name, array in arrays.items():
+        if len(array) != len(observations):
+            raise ValueError(f"{name} has {len(array)} rows, observations has {len(observations)}: give one per step.")
+    largest = float(np.nanmax(np.abs(arrays["actions"]), initial=0.0))
+    if _MAX_ACTION < largest < np.inf:
+        raise ValueError(f"actions must lie in [-1, 1], got {largest:g}: scale them by the bounds of the action space.")
+    if following is None:
+        if arrays["terminations"].any():
+            raise ValueError(
+                f"Step {int(np.argmax(arrays['terminations']))} terminates an episode, and the observation after it is "
+                "not in observations: give next_observations."
+            )
+        return
+    if following.shape != observations.shape:
+        raise ValueError(f"next_observations has the shape {following.shape}, observations has {observations.shape}.")
+    ended = (arrays["terminations"] + arrays["truncations"])[:-1] > 0.0
+    broken = ~np.isclose(following[:-1], observations[1:], rtol=1e-5, atol=1e-6, equal_nan=True).all(axis=1) & ~ended
+    if broken.any():
+        step = int(np.argmax(broken))
+        raise ValueError(
+            f"The next observation of step {step} is not the observation of step {step + 1}, and step {step} ends no "
+            "episode: give the steps in their order, and mark the last step of each episode in truncations."
+        )
+
+
+def _bounds(arrays: dict[str, NDArray[np.float32]], shortest: int) -> list[tuple[int, int]]:
+    """:return: First step of each episode, and the step after its last one. Shorter episodes are left out."""
+    ends = (np.flatnonzero(arrays["terminations"] + arrays["truncations"]) + 1).tolist()
+    n_steps = len(arrays["observations"])
+    if not ends or ends[-1] != n_steps:
+        ends.append(n_steps)  # the recording stopped within an episode
+    return [(first, end) for first, end in pairwise([0, *ends]) if end - first >= shortest]
