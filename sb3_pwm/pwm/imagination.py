@@ -26,11 +26,11 @@ class LatentRollout(NamedTuple):
 
 
 Policy = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
-"""Latents ``(B, Z)`` to mean and log standard deviation ``(B, A)`` of the action before its tanh."""
+"""Function of latents ``(B, Z)`` that returns mean and log standard deviation ``(B, A)`` before the tanh"""
 
 
 class ImaginedStep(NamedTuple):
-    """What one step of a rollout gives, all ``(B, *)``."""
+    """One step of a rollout."""
 
     latents: th.Tensor
     """``(B, Z)`` after the step"""
@@ -46,12 +46,12 @@ def imagined_step(
     world_model: WorldModel, policy: Policy, latents: th.Tensor, noise: th.Tensor, task: th.Tensor | None = None
 ) -> ImaginedStep:
     """
-    One step of the policy in the world model; the policy's input is detached.
+    One step of the policy in the world model. The input of the policy is detached.
 
-    :param world_model: The model.
-    :param policy: See :data:`Policy`.
-    :param latents: ``(B, Z)``.
-    :param noise: Standard normal ``(B, A)``.
+    :param world_model: The world model.
+    :param policy: The policy, see :data:`Policy`.
+    :param latents: Latents ``(B, Z)`` before the step.
+    :param noise: Standard normal noise ``(B, A)`` of the actions.
     :param task: Task indices ``(B,)`` of a multi-task model.
     :return: The step.
     """
@@ -63,7 +63,7 @@ def imagined_step(
 def checkpointed_step(
     world_model: WorldModel, policy: Policy, latents: th.Tensor, noise: th.Tensor, task: th.Tensor | None = None
 ) -> ImaginedStep:
-    """:func:`imagined_step` that keeps nothing but its inputs for the backward pass and computes the rest again."""
+    """:func:`imagined_step`, but only its inputs are kept for the backward pass, which computes the rest again."""
     return checkpoint(imagined_step, world_model, policy, latents, noise, task, use_reentrant=False)  # type: ignore[no-any-return]
 
 
@@ -77,11 +77,11 @@ def imagined_outcomes(
     """
     Rewards and continuation probabilities along a rollout, all steps at once.
 
-    :param world_model: The model.
-    :param latents: ``(H + 1, B, Z)``.
-    :param actions: ``(H, B, A)``.
+    :param world_model: The world model.
+    :param latents: Latents ``(H + 1, B, Z)`` of the rollout.
+    :param actions: Actions ``(H, B, A)`` in [-1, 1].
     :param task: Task indices ``(B,)`` of a multi-task model.
-    :param termination: Whether the model's termination head is used; otherwise every step continues.
+    :param termination: Whether the termination head is used. If not, every step continues.
     :return: Rewards and continuation probabilities, ``(H, B)`` each.
     """
     rewards = world_model.reward(latents[:-1], actions, task)
@@ -101,15 +101,15 @@ def imagine(
     """
     Roll the policy out in the world model.
 
-    Gradients flow through the dynamics and the actions. The policy's input is detached, so that the action of step t is
-    moved for what follows from it and not for how earlier actions change what the policy sees (PWM section 4.2).
+    Gradients flow through the dynamics and the actions. The input of the policy is detached: the gradient of an action
+    contains what follows from it, and not how earlier actions change the input of the policy (PWM section 4.2).
 
-    :param world_model: The model; its parameters need no gradient.
-    :param policy: See :data:`Policy`.
-    :param latents: Start states ``(B, Z)``.
-    :param noise: Standard normal ``(H, B, A)``; its first dimension is the horizon.
+    :param world_model: The world model. Its parameters need no gradient.
+    :param policy: The policy, see :data:`Policy`.
+    :param latents: Start latents ``(B, Z)``.
+    :param noise: Standard normal noise ``(H, B, A)`` of the actions. The first dimension is the horizon.
     :param task: Task indices ``(B,)`` of a multi-task model.
-    :param termination: Whether the model's termination head is used; otherwise every step continues.
+    :param termination: Whether the termination head is used. If not, every step continues.
     :param step: :func:`imagined_step`, or a compiled or checkpointed form of it.
     :param outcomes: :func:`imagined_outcomes`, or a compiled form of it.
     :return: The rollout.
@@ -119,6 +119,6 @@ def imagine(
         steps.append(step(world_model, policy, steps[-1].latents if steps else latents, step_noise, task))
     after, actions, means, log_stds = (th.stack(column) for column in zip(*steps, strict=True))
     stacked = th.cat([latents.unsqueeze(0), after])
-    # Whatever needs no step before it is evaluated for all steps at once: a rollout is bound by the number of kernels.
+    # Rewards and log-densities are evaluated for all steps at once: a rollout is bound by the number of kernels.
     rewards, continues = outcomes(world_model, stacked, actions, task, termination)
     return LatentRollout(stacked, actions, rewards, continues, squashed_log_prob(means, log_stds, noise))

@@ -14,7 +14,7 @@ from sb3_pwm.pwm.imagination import LatentRollout
 
 
 class ReplayedStates(NamedTuple):
-    """M real steps, and what really followed them."""
+    """M replayed steps, with TD(lambda) targets from what really followed."""
 
     latents: th.Tensor
     """``(M, Z)``"""
@@ -23,18 +23,18 @@ class ReplayedStates(NamedTuple):
     targets: th.Tensor
     """``(M,)`` TD(lambda) targets"""
     values: th.Tensor
-    """``(M,)`` of the states"""
+    """``(M,)`` values of the states before the steps"""
     mask: th.Tensor
-    """``(M,)`` whether the step is one, or padding after an episode's end"""
+    """``(M,)`` one for a step, zero for padding after the end of an episode"""
 
 
 def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:
     """
-    How much each time step counts from the rollout's start: discount times probability of getting there.
+    Weight of each step of a rollout: the discount times the probability of getting there.
 
-    :param continues: ``(H, B)``.
+    :param continues: ``(H, B)`` probability that the episode goes on after each step.
     :param gamma: Discount factor.
-    :return: ``(H + 1, B)``, the first row one.
+    :return: ``(H + 1, B)``; the first row is one.
     """
     steps = th.cumprod(gamma * continues, dim=0)
     return th.cat([th.ones_like(steps[:1]), steps])
@@ -42,13 +42,13 @@ def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:
 
 def imagined_return(rewards: th.Tensor, continues: th.Tensor, final_values: th.Tensor, gamma: float) -> th.Tensor:
     """
-    The H-step return with bootstrap that the policy maximizes (PWM equation 6).
+    The H-step return with a bootstrap value, which the policy maximizes (PWM equation 6).
 
-    :param rewards: ``(H, B)``.
-    :param continues: ``(H, B)``.
-    :param final_values: ``(B,)`` value of the last latent, in the rewards' units.
+    :param rewards: ``(H, B)`` rewards.
+    :param continues: ``(H, B)`` probability that the episode goes on after each step.
+    :param final_values: ``(B,)`` values of the last latents, in the units of the rewards.
     :param gamma: Discount factor.
-    :return: ``(B,)``.
+    :return: ``(B,)`` returns.
     """
     weights = discount_weights(continues, gamma)
     return (weights[:-1] * rewards).sum(0) + weights[-1] * final_values
@@ -60,13 +60,13 @@ def td_lambda_returns(
     """
     TD(lambda) targets: ``G_t = r_t + gamma c_{t+1} ((1 - lambda) V_{t+1} + lambda G_{t+1})``, ``G_H = V_H``.
 
-    :param rewards: ``(H, B)``.
-    :param continues: ``(H, B)``.
-    :param next_values: ``(H, B)``, the values of the states after each step.
+    :param rewards: ``(H, B)`` rewards.
+    :param continues: ``(H, B)`` probability that the episode goes on after each step.
+    :param next_values: ``(H, B)`` values of the states after each step.
     :param gamma: Discount factor.
-    :param td_lambda: Lambda: 0 is one-step bootstrapping, 1 the H-step return; or ``(H, B)``, one for every step, zero
-        where the step after it belongs to another episode.
-    :return: ``(H, B)``.
+    :param td_lambda: Lambda. 0 is one-step bootstrapping, 1 the H-step return. A tensor ``(H, B)`` has a lambda for
+        each step, zero where the next step belongs to another episode.
+    :return: ``(H, B)`` targets.
     """
     lambdas = td_lambda if isinstance(td_lambda, th.Tensor) else [td_lambda] * len(rewards)
     target = next_values[-1]
@@ -80,14 +80,16 @@ def td_lambda_returns(
 
 def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0) -> th.Tensor:
     """
-    How much each step's action is to be imitated: ``exp(A / (temperature std(A)))`` (advantage-weighted regression,
-    arXiv 1910.00177), by the advantages' own spread, so that the rewards' scale does not matter.
+    Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
 
-    :param advantages: ``(M,)``.
-    :param mask: ``(M,)``, zero for steps that do not count.
-    :param temperature: Small: only what turned out best; infinite: everything alike.
-    :param maximum: Of a weight, before they are scaled.
-    :return: ``(M,)``, of mean one over all M where none is masked; zero where ``mask`` is.
+    This is advantage-weighted regression (arXiv 1910.00177). Advantages are divided by their standard deviation, so
+    that the scale of the rewards does not matter.
+
+    :param advantages: ``(M,)`` advantages of the actions.
+    :param mask: ``(M,)`` one for steps that count, zero for others.
+    :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
+    :param maximum: Largest weight, before the weights are scaled.
+    :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
     count = mask.sum().clamp(min=1.0)
     mean = (advantages * mask).sum() / count
@@ -98,12 +100,12 @@ def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float
 
 def critic_loss(values: th.Tensor, targets: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    Squared error of every ensemble member (PWM equation 8).
+    Squared error of every member of the ensemble (PWM equation 8).
 
     :param values: ``(N, M)`` predictions of the N members for M states.
     :param targets: ``(M,)`` TD(lambda) targets, without gradient.
-    :param weights: ``(M,)`` how much each state counts.
-    :return: Scalar: weighted mean over the states, summed over the members.
+    :param weights: ``(M,)`` weights of the states.
+    :return: Scalar; the weighted mean over the states, summed over the members.
     """
     return ((values - targets) ** 2 * weights).mean(-1).sum(0)
 
@@ -181,7 +183,7 @@ class CriticTargets(NamedTuple):
     targets: th.Tensor
     """``(M,)`` TD(lambda) targets, in units of the reward scale"""
     weights: th.Tensor
-    """``(M,)`` how much each state counts"""
+    """``(M,)`` weights of the states"""
 
 
 def imagined_targets(

@@ -15,12 +15,12 @@ LOG_STD_MAX = 2.0
 
 def squashed_action(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> th.Tensor:
     """
-    Reparameterised sample of a tanh-Gaussian, ``a = tanh(mean + std * noise)``.
+    Reparameterized sample of a tanh-Gaussian, ``a = tanh(mean + std * noise)``.
 
-    :param mean: ``(..., A)``.
-    :param log_std: ``(..., A)``.
-    :param noise: ``(..., A)`` standard normal.
-    :return: Actions ``(..., A)``.
+    :param mean: ``(..., A)`` mean before the tanh.
+    :param log_std: ``(..., A)`` log standard deviation before the tanh.
+    :param noise: ``(..., A)`` standard normal noise.
+    :return: Actions ``(..., A)`` in [-1, 1].
     """
     return th.tanh(mean + log_std.exp() * noise)
 
@@ -29,10 +29,10 @@ def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> 
     """
     Log-density of the action that :func:`squashed_action` returns for the same arguments.
 
-    :param mean: ``(..., A)``.
-    :param log_std: ``(..., A)``.
-    :param noise: ``(..., A)`` standard normal.
-    :return: ``(...)``.
+    :param mean: ``(..., A)`` mean before the tanh.
+    :param log_std: ``(..., A)`` log standard deviation before the tanh.
+    :param noise: ``(..., A)`` standard normal noise.
+    :return: Log-densities ``(...)``.
     """
     pre_tanh = mean + log_std.exp() * noise
     gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi)
@@ -43,14 +43,14 @@ def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> 
 
 class Actor(nn.Module):
     """
-    Tanh-Gaussian policy over latents: the mean is a network, the log standard deviation one parameter per dimension.
+    Tanh-Gaussian policy over latents. The mean is a network; the log standard deviation is a parameter per dimension.
 
     :param latent_dim: Size of the latent, Z.
     :param action_dim: Size of the action, A.
     :param net_arch: Sizes of the hidden layers.
-    :param activation_fn: Hidden activation.
+    :param activation_fn: Class of the hidden layers' activation.
     :param log_std_init: Initial log standard deviation before the tanh.
-    :param log_std_min: Its floor: exploration never stops.
+    :param log_std_min: Floor of the log standard deviation, so that exploration never stops.
     """
 
     def __init__(
@@ -68,7 +68,10 @@ class Actor(nn.Module):
         self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
 
     def forward(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """:param latents: ``(..., Z)``. :return: Mean and log std before the tanh, ``(..., A)`` each."""
+        """
+        :param latents: ``(..., Z)`` latents.
+        :return: Mean and log standard deviation before the tanh, ``(..., A)`` each.
+        """
         mean = at_least_float32(self.mean(latents))
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
 

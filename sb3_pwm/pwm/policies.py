@@ -1,4 +1,4 @@
-"""The policy of PWM: actor, critic ensemble and the world model they see through."""
+"""The policy of PWM: the world model, and actor and critics over its latents."""
 
 import dataclasses
 import math
@@ -54,18 +54,18 @@ class PWMPolicy(BasePolicy):
     """
     Policy object of PWM.
 
-    The defaults are for learning one task online on a CPU, by return per second. The paper's networks, for extraction
+    The defaults suit learning one task online on a CPU. The paper's networks, for extraction
     from a large pretrained model, are ``net_arch=dict(pi=[400, 200, 100], vf=[400, 200])``, ``activation_fn=nn.Mish``,
     ``world_model="48M"``.
 
-    Observations pass through SB3's preprocessing and a features extractor, whose output the world model's encoder turns
-    into the latent. The extractor is trained with the encoder, by the world model's loss.
+    Observations pass through SB3's preprocessing and a features extractor. The world model's encoder turns the features
+    into the latent. The extractor is trained with the encoder, by the world-model loss.
 
     :param observation_space: Observation space.
     :param action_space: Action space (``Box``, finite bounds).
     :param lr_schedule: Learning rate schedule of the actor.
-    :param net_arch: Hidden layers of actor and critics: ``[...]`` for both, or ``dict(pi=[...], vf=[...])``; ``qf``, as
-        SB3's off-policy algorithms have it, is ``vf``.
+    :param net_arch: Hidden layers of actor and critics: ``[...]`` for both, or ``dict(pi=[...], vf=[...])``. ``qf``,
+        the name in SB3's off-policy algorithms, is taken for ``vf``.
     :param activation_fn: Hidden activation of actor and critics, any module class. The world model has it too if it is
         one of :data:`~sb3_pwm.world_model.config.ACTIVATIONS`, else SiLU; ``world_model=dict(activation=...)`` decides
         otherwise.
@@ -74,25 +74,25 @@ class PWMPolicy(BasePolicy):
         preset that they depart from as ``size``, or a configuration. ``PWM(world_model=...)`` sets it, and takes
         pretrained models too.
     :param task: The task of a multi-task world model that the policy is for.
-    :param n_critics: Size of the critic ensemble; the minimum bootstraps.
+    :param n_critics: Number of critics. The minimum of their values bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation; at most 2, its ceiling.
-    :param features_extractor_class: Turns observations into the world model's input; None: SB3's for the policy's kind
-        of observations, :attr:`default_features_extractor_class`.
-    :param features_extractor_kwargs: Its keyword arguments.
+    :param features_extractor_class: Class that turns observations into the input of the world model. None: SB3's class
+        for the policy's kind of observations, :attr:`default_features_extractor_class`.
+    :param features_extractor_kwargs: Keyword arguments of the features extractor.
     :param encoder_lr_scale: Learning rate of extractor and encoder relative to the rest of the world model's (TD-MPC2's
         ``enc_lr_scale``). None: 0.1 for an extractor that learns, since with the full rate the latents of different
         images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
     :param optimizer_class: Optimizer of actor, critics and world model.
-    :param optimizer_kwargs: Its keyword arguments, for all three. Adam and AdamW have the paper's betas (0.7, 0.95)
-        for actor and critics, unless it is given others.
-    :raises ValueError: If an argument has no valid value, or the extractor does not fit the observations; the message
-        names it.
+    :param optimizer_kwargs: Keyword arguments of all three optimizers. By default Adam and AdamW have the paper's betas
+        (0.7, 0.95) for actor and critics.
+    :raises ValueError: If an argument is not valid, or the extractor does not fit the observations; the message names
+        it.
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
-    """The extractor that ``features_extractor_class=None`` stands for."""
+    """The features extractor that ``features_extractor_class=None`` stands for"""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PWMPolicy":
         reject_unknown_keywords(cls, kwargs, NOT_SUPPORTED)
@@ -214,7 +214,10 @@ class PWMPolicy(BasePolicy):
         return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs})  # type: ignore[call-arg]
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
-        """:param observations: A batch as SB3 preprocesses it. :return: Latents ``(B, Z)``."""
+        """
+        :param observations: Batch of observations, before SB3's preprocessing.
+        :return: Latents ``(B, Z)``.
+        """
         return self.world_model.encode(self.extract_features(observations, self.features_extractor), self.task_index)
 
     def featurize(self, batch: SequenceBatch, trained: bool = False) -> SequenceBatch:
@@ -241,7 +244,7 @@ class PWMPolicy(BasePolicy):
         return batch._replace(observations=observations, task=task)
 
     def set_training_mode(self, mode: bool) -> None:
-        """:param mode: Whether to be in training mode, as are all parts."""
+        """:param mode: Whether the policy and all its parts are in training mode."""
         if mode != self.training:  # walking through all modules takes longer than a decision
             super().set_training_mode(mode)
 
@@ -259,8 +262,9 @@ class PWMPolicy(BasePolicy):
         Choose actions, as SB3's policies do.
 
         :param observation: One observation, or a batch.
-        :param state: Without effect, as is ``episode_start``: the policy has no memory.
-        :param deterministic: Whether to take the mean, or to draw.
+        :param state: Without effect: the policy has no memory.
+        :param episode_start: Without effect.
+        :param deterministic: Whether to take the mean action instead of a sample.
         :return: The actions, and ``state``.
         :raises ValueError: If an observation is NaN or infinite, or so large that no action follows from it.
         """
@@ -274,9 +278,9 @@ class PWMPolicy(BasePolicy):
 
     def save(self, path: str | Path | BinaryIO) -> None:  # type: ignore[override]
         """
-        Save the policy as SB3 does, but so that an older file stays whole until the new one is.
+        Save the policy as SB3 does, but atomically: an older file stays whole until the new one is complete.
 
-        :param path: The file, as it is called. Or an open binary file.
+        :param path: The file, or an open binary file.
         """
         if not isinstance(path, str | Path):
             super().save(path)  # type: ignore[arg-type]
@@ -316,15 +320,16 @@ class PWMPolicy(BasePolicy):
 
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
         """
-        Write the deterministic policy to a file that runs without this package: raw observations ``(B, *observation)``
-        in, the environment's actions ``(B, *action)`` out; in ONNX they are named ``observations`` and ``actions``. A
-        ``Dict``'s entries are an input each: in ONNX by their names, in TorchScript in the order of the space's keys.
-        Images are as in ``policy.observation_space``: channels first.
+        Write the deterministic policy to a file that runs without this package.
+
+        Inputs are raw observations ``(B, *observation)``, outputs are actions of the environment ``(B, *action)``; in
+        ONNX their names are ``observations`` and ``actions``. Each entry of a ``Dict`` is an input: in ONNX by its
+        name, in TorchScript in the order of the space's keys. Images have their channels first, as in
+        ``policy.observation_space``.
 
         :param path: The file: ``*.onnx`` (``pip install 'sb3-pwm[onnx]'``), or ``*.pt`` (TorchScript).
-        :param vec_normalize: The normalization that observations pass through first, if any
-            (``model.get_vec_normalize_env()``).
-        :raises ValueError: If the path has another ending, or the normalization is of other observations.
+        :param vec_normalize: Normalization of the observations, if any (``model.get_vec_normalize_env()``).
+        :raises ValueError: If the path has another suffix, or the normalization is of other observations.
         :raises ImportError: If ONNX is not installed.
         """
         export_policy(self, path, vec_normalize)
@@ -355,8 +360,9 @@ MlpPolicy = PWMPolicy
 
 class CnnPolicy(PWMPolicy):
     """
-    Policy object of PWM for images: a convolutional network (NatureCNN, as SB3's other algorithms have it) before the
-    world model's encoder. Its arguments are those of :class:`PWMPolicy`.
+    Policy of PWM for images, with the arguments of :class:`PWMPolicy`.
+
+    A convolutional network (NatureCNN, as in SB3's other algorithms) comes before the world model's encoder.
     """
 
     default_features_extractor_class = NatureCNN
@@ -364,8 +370,10 @@ class CnnPolicy(PWMPolicy):
 
 class MultiInputPolicy(PWMPolicy):
     """
-    Policy object of PWM for ``Dict`` observations: images among them pass through a convolutional network each, and all
-    entries together into the world model's encoder (CombinedExtractor). Its arguments are those of :class:`PWMPolicy`.
+    Policy of PWM for ``Dict`` observations, with the arguments of :class:`PWMPolicy`.
+
+    Each image passes through a convolutional network. All entries together are the input of the world model's encoder
+    (CombinedExtractor).
     """
 
     default_features_extractor_class = CombinedExtractor
@@ -373,9 +381,9 @@ class MultiInputPolicy(PWMPolicy):
 
 def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None) -> dict[str, list[int]]:
     """
-    :param net_arch: See :class:`PWMPolicy`.
+    :param net_arch: Argument of :class:`PWMPolicy`.
     :return: ``dict(pi=[...], vf=[...])``.
-    :raises ValueError: If it is of another form.
+    :raises ValueError: If the argument is of another form.
     """
     if net_arch is None:
         return {"pi": [128, 128], "vf": [128, 128]}
