@@ -66,9 +66,10 @@ def venv(tmp_path):
 def test_wheel_holds_the_hyperparameters_and_the_start_up_file(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "sb3_pwm/hyperparams/pwm.yml" in names
-    assert "sb3_pwm/envs/published_scores.csv" in names
+    assert "sb3_pwm/published_scores.csv" in names
     assert "sb3_pwm/envs/muscles.json" in names
     assert "sb3_pwm_zoo.pth" in names
+    assert {str(path.relative_to(ROOT)) for path in ROOT.glob("sb3_pwm/**/*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sb3_pwm", "sb3_pwm_zoo.pth"}
 
 
@@ -83,7 +84,14 @@ def test_version_is_the_package_s_own(wheel):
     metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
     assert metadata["Version"] == sb3_pwm.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"metaworld", "minari", "onnx", "plots", "tests", "docs"}
+    extras = {"metaworld", "minari", "onnx", "plots", "tests", "benchmarks", "docs"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
+
+
+def test_console_command(wheel):
+    (name,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/entry_points.txt")]
+    lines = zipfile.ZipFile(wheel).read(name).decode().splitlines()
+    assert [line for line in lines if line] == ["[console_scripts]", "sb3-pwm = sb3_pwm.cli:main"]
 
 
 def test_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):
