@@ -1,10 +1,12 @@
-"""World models on disk."""
+"""Files of world models."""
 
 import pytest
 import torch as th
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sb3_pwm import WorldModel, WorldModelConfig
+from sb3_pwm.world_model.checkpoint import CONFIG_KEY
 
 CONFIG = WorldModelConfig(
     observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=12, mlp_dim=12, termination=True, tasks=("walk", "run")
@@ -35,7 +37,7 @@ def test_round_trip(saved):
 def test_truncated_file(saved):
     _, path = saved
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or is no safetensors file"):
         WorldModel.load(path)
 
 
@@ -45,15 +47,23 @@ def test_foreign_files(tmp_path):
     with pytest.raises(ValueError, match=r"other.safetensors holds no world model configuration"):
         WorldModel.load(path)
     path.write_bytes(b"a pickle, for all one knows")
-    with pytest.raises(ValueError, match=r"not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"is no safetensors file"):
         WorldModel.load(path)
     with pytest.raises(FileNotFoundError, match=r"nothing.safetensors"):
         WorldModel.load(tmp_path / "nothing.safetensors")
+    for content, reason in (("{", "that is not JSON"), ("[]", "that is not a dictionary")):
+        save_file({"weight": th.zeros(3)}, path, {CONFIG_KEY: content})
+        with pytest.raises(ValueError, match=f"holds a world model configuration {reason}"):
+            WorldModel.load(path)
+
+
+def test_a_file_stores_the_names_of_its_tasks(saved):
+    _, path = saved
+    with pytest.raises(ValueError, match=r"model\.safetensors stores the names of the tasks: leave tasks out"):
+        WorldModel.load(path, tasks=["walk", "run"])
 
 
 def test_tensors_that_do_not_fit_the_configuration(saved, tmp_path):
-    from safetensors import safe_open
-
     model, path = saved
     with safe_open(str(path), "pt") as file:
         metadata = file.metadata()

@@ -1,4 +1,4 @@
-"""World models of the TD-MPC2 and PWM releases: the same numbers, from every layout, and nothing executed."""
+"""World models of TD-MPC2 and PWM: the same numbers from each version of the files, and no code executed."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ OBSERVATION, ACTION, LATENT, ENCODER, HIDDEN, TASK, BINS = 7, 3, 16, 12, 20, 5, 
 
 
 def release(n_tasks=3, layout="released", bins=BINS):
-    """A state dict under the releases' names, with the networks they have beside the world model."""
+    """A state dict as TD-MPC2 saves it, with the networks that are not part of the world model."""
     generator = th.Generator().manual_seed(0)
 
     def random(*shape):
@@ -50,7 +50,7 @@ def release(n_tasks=3, layout="released", bins=BINS):
 
 
 def theirs(state, network, x):
-    """The network as the TD-MPC2 paper describes it: Linear, LayerNorm, Mish; SimNorm at the end of latents."""
+    """A network as the TD-MPC2 paper describes it: Linear, LayerNorm, Mish, and SimNorm for latents."""
     layers = sorted({int(name.split(".")[-2]) for name in state if name.startswith(network) and ".ln." not in name})
     for layer in layers:
         x = x @ state[f"{network}.{layer}.weight"].T + state[f"{network}.{layer}.bias"]
@@ -107,11 +107,11 @@ def test_tasks_are_named(tmp_path):
     with pytest.raises(ValueError, match="it has 3 tasks; 2 names were given"):
         WorldModel.load(path, tasks=["walk", "run"])
     assert WorldModel.load(written(tmp_path / "mt30.pt", {"model": release(30)})).config.tasks == MT30.tasks
-    with pytest.raises(ValueError, match="of a single task: leave tasks out"):
+    with pytest.raises(ValueError, match="it is a single-task model: leave tasks out"):
         WorldModel.load(written(tmp_path / "one.pt", {"model": release(0)}), tasks=["walk"])
 
 
-def test_an_imported_model_saves_as_ours(tmp_path):
+def test_a_model_of_tdmpc2_is_saved_as_safetensors(tmp_path):
     model = WorldModel.load(written(tmp_path / "model.pt", {"model": release()}))
     model.save(tmp_path / "model.safetensors")
     again = WorldModel.load(tmp_path / "model.safetensors")
@@ -121,7 +121,7 @@ def test_an_imported_model_saves_as_ours(tmp_path):
 
 
 class Payload:
-    """What an attacker would put into a pickle."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -152,7 +152,7 @@ def test_other_files_are_refused(tmp_path):
         r"holds a list, not a dict of tensors": [th.zeros(2)],
         r"holds more than plain tensors: epoch": {"model": {**release(), "epoch": 3}},
         r"has no dynamics\.2\.weight": {"model": {"weight": th.zeros(2)}},
-        r"other than two hidden layers": {
+        r"that this package reads: its dynamics and reward networks must have two hidden layers": {
             "model": {**release(), "_dynamics.3.weight": th.zeros(LATENT, LATENT)},
         },
         r"does not fit its configuration: .*encoder\.1\.weight": {
@@ -166,10 +166,10 @@ def test_other_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["tdmpc2_multitask_3tasks.pt", "tdmpc2_multitask_3tasks.new.pt"])
 def test_parity_with_the_original(name):
-    """With files that the original has written; they are not part of this repository."""
+    """Files that TD-MPC2 has written. They are not part of this repository."""
     folder = os.environ.get("SB3_PWM_REFERENCE_FILES")
     if not folder:
-        pytest.skip("needs the original's files: set SB3_PWM_REFERENCE_FILES to their folder")
+        pytest.skip("needs files of TD-MPC2: set SB3_PWM_REFERENCE_FILES to their folder")
     expected = np.load(Path(folder) / "tdmpc2_multitask_3tasks.expected.npz")
     observations, actions, task, latents = (th.as_tensor(expected[k]) for k in ("obs", "action", "task", "latent"))
     model = WorldModel.load(Path(folder) / name)

@@ -1,4 +1,4 @@
-"""World models on disk: one safetensors file with the configuration as JSON in its metadata. Nothing is unpickled."""
+"""Files of world models: safetensors, with the configuration as JSON in the metadata. Nothing is unpickled."""
 
 import json
 from collections.abc import Mapping
@@ -12,15 +12,16 @@ from safetensors.torch import save
 from sb3_pwm.common.files import atomic_write
 
 CONFIG_KEY = "sb3_pwm.world_model_config"
+"""Key of the configuration in the metadata"""
 
 
 def write_checkpoint(path: str | Path, config: Mapping[str, Any], state: Mapping[str, th.Tensor]) -> None:
     """
-    Write a world model. An existing file is replaced only when the new one is complete.
+    Write a world model, atomically. Missing folders are created.
 
-    :param path: The file; its folders are made as needed.
-    :param config: Fields of the world model's configuration.
-    :param state: State dict of the world model.
+    :param path: The file.
+    :param config: Fields of the configuration.
+    :param state: State dict.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     data = save(tensors, metadata={CONFIG_KEY: json.dumps(dict(config))})
@@ -30,13 +31,13 @@ def write_checkpoint(path: str | Path, config: Mapping[str, Any], state: Mapping
 
 def read_checkpoint(path: str | Path, device: th.device | str = "cpu") -> tuple[dict[str, Any], dict[str, th.Tensor]]:
     """
-    Read what :func:`write_checkpoint` wrote.
+    Read a world model that :func:`write_checkpoint` wrote.
 
     :param path: The file.
     :param device: Device of the tensors.
     :return: Fields of the configuration, and the state dict.
-    :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it is not a whole world model's file; the message names the file and the reason.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If the file is damaged, or is not a world model. The message names the file and the reason.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no world model file {path}.")
@@ -45,7 +46,7 @@ def read_checkpoint(path: str | Path, device: th.device | str = "cpu") -> tuple[
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+        raise ValueError(f"{path} is damaged, or is no safetensors file: {error}.") from error
     if CONFIG_KEY not in metadata:
         raise ValueError(f"{path} holds no world model configuration: it was not written by WorldModel.save().")
     try:

@@ -1,12 +1,12 @@
-"""The shape of a world model: everything that fixes the sizes of its networks."""
+"""Configuration of a world model: the sizes and kinds of its networks."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import nn
+
+from sb3_pwm.common.checks import check_choice, check_distinct, check_fields, check_number
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "mish": nn.Mish,
@@ -17,10 +17,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
 }
-"""Names of hidden activations."""
+"""Activations of the hidden layers, by name"""
 REWARD_HEADS = ("two_hot", "scalar")
+"""Valid values of ``reward_head``"""
 
-# Sizes of the TD-MPC2 release (arXiv 2310.16828, table 8), and below them one for learning a single task on a CPU.
+# The sizes of the TD-MPC2 release (arXiv 2310.16828, table 8), and a smaller one for learning one task on a CPU
 PRESETS: dict[str, dict[str, int]] = {
     "200K": dict(encoder_dim=192, encoder_layers=2, mlp_dim=192, latent_dim=64),
     "1M": dict(encoder_dim=256, encoder_layers=2, mlp_dim=384, latent_dim=128),
@@ -29,34 +30,36 @@ PRESETS: dict[str, dict[str, int]] = {
     "48M": dict(encoder_dim=1792, encoder_layers=4, mlp_dim=1792, latent_dim=768),
     "317M": dict(encoder_dim=4096, encoder_layers=5, mlp_dim=4096, latent_dim=1376),
 }
-
+"""Fields of each preset, by name"""
 
 DEFAULT_SIZE = "200K"
-"""The preset for learning a single task online on a CPU."""
+"""Preset for learning one task online on a CPU"""
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
     """
-    Everything that fixes a world model's shape.
+    Sizes and kinds of the networks of a world model.
 
-    :param observation_dim: Size of the (flat) observation.
-    :param action_dim: Size of the (flat) action.
-    :param latent_dim: Size of the latent, Z; a multiple of ``simnorm_dim``.
-    :param encoder_dim: Width of the encoder's hidden layers.
-    :param encoder_layers: Number of layers of the encoder, its output layer included; at least 2.
-    :param mlp_dim: Width of the two hidden layers of dynamics, reward and termination.
+    :param observation_dim: Size of the flat observation.
+    :param action_dim: Size of the flat action.
+    :param latent_dim: Size of the latent, Z. It must be a multiple of ``simnorm_dim``.
+    :param encoder_dim: Width of the hidden layers of the encoder.
+    :param encoder_layers: Number of layers of the encoder including the output layer, at least 2.
+    :param mlp_dim: Width of the two hidden layers of the dynamics, reward and termination networks.
     :param simnorm_dim: Group size of :class:`~sb3_pwm.common.layers.SimNorm`.
-    :param reward_head: ``"two_hot"`` (cross-entropy over bins in symlog space) or ``"scalar"`` (squared error).
-    :param num_bins: Number of bins of the two-hot head.
+    :param reward_head: ``"two_hot"`` for cross-entropy over bins in symlog space, ``"scalar"`` for squared error.
+    :param num_bins: Number of bins of the two-hot head, at least 2.
     :param bin_low: Center of the first bin, in symlog units.
     :param bin_high: Center of the last bin, in symlog units.
-    :param termination: Whether there is a termination head; without it every step continues.
-    :param activation: Hidden activation, of :data:`ACTIVATIONS`: ``"mish"`` (TD-MPC2), ``"silu"``, ``"relu"``, ... On a
-        CPU ``"silu"`` takes a seventh of Mish's time for nearly the same function.
-    :param tasks: Names of the tasks of a multi-task model, in the order of their embedding rows; empty: single-task.
+    :param termination: Whether the model has a termination head. Without it, the model predicts that no episode
+        terminates.
+    :param activation: Activation of the hidden layers, one of :data:`ACTIVATIONS`. ``"mish"`` is TD-MPC2's. On a CPU,
+        ``"silu"`` takes a seventh of the time of ``"mish"``, for nearly the same function.
+    :param tasks: Names of the tasks of a multi-task model, in the order of the rows of the task embedding. Empty for a
+        single-task model.
     :param task_dim: Size of the task embedding.
-    :raises ValueError: If a field has no valid value; the message names it.
+    :raises ValueError: If a field has an invalid value. The message names the field.
     """
 
     observation_dim: int
@@ -77,64 +80,49 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        sizes = "observation_dim action_dim latent_dim encoder_dim encoder_layers mlp_dim simnorm_dim num_bins task_dim"
-        for name in sizes.split():
+        sizes = ("observation_dim", "action_dim", "latent_dim", "encoder_dim", "mlp_dim", "simnorm_dim", "task_dim")
+        for name, minimum in {**dict.fromkeys(sizes, 1), "encoder_layers": 2, "num_bins": 2}.items():
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"WorldModelConfig: {name} must be a positive integer, got {value!r}.")
-            object.__setattr__(self, name, int(value))  # spaces count in numpy integers, which JSON refuses
+            check_number(f"WorldModelConfig: {name}", value, minimum, integer=True)
+            object.__setattr__(self, name, int(value))  # spaces have numpy integers, which JSON cannot store
         if self.latent_dim % self.simnorm_dim:
             raise ValueError(
                 f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of "
                 f"simnorm_dim ({self.simnorm_dim})."
             )
-        if self.encoder_layers < 2:
-            raise ValueError(f"WorldModelConfig: encoder_layers must be at least 2, got {self.encoder_layers}.")
-        if self.reward_head not in REWARD_HEADS:
-            raise ValueError(f"WorldModelConfig: reward_head must be one of {REWARD_HEADS}, got {self.reward_head!r}.")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"WorldModelConfig: activation must be one of {tuple(ACTIVATIONS)}, got {self.activation!r}."
-            )
-        if self.num_bins < 2 or not self.bin_low < self.bin_high:
-            raise ValueError(
-                "WorldModelConfig: the two-hot head needs num_bins >= 2 and bin_low < bin_high, "
-                f"got {self.num_bins}, {self.bin_low}, {self.bin_high}."
-            )
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"WorldModelConfig: tasks must be distinct, got {self.tasks}.")
+        check_choice("WorldModelConfig: reward_head", self.reward_head, REWARD_HEADS)
+        check_choice("WorldModelConfig: activation", self.activation, tuple(ACTIVATIONS))
+        check_number("WorldModelConfig: bin_low", self.bin_low)
+        check_number("WorldModelConfig: bin_high", self.bin_high, self.bin_low, above=True)
+        check_distinct("WorldModelConfig: tasks", self.tasks)
 
     @classmethod
     def preset(cls, size: str, **fields: Any) -> "WorldModelConfig":
         """
-        A configuration of one of TD-MPC2's model sizes, or the smaller one for a single task on a CPU.
+        Make a configuration of a preset size.
 
-        :param size: ``"200K"``, ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or ``"317M"``.
-        :param fields: ``observation_dim``, ``action_dim`` and any field that departs from the preset.
-        :raises ValueError: If the size is unknown.
+        :param size: ``"1M"``, ``"5M"``, ``"19M"``, ``"48M"`` or ``"317M"`` for a size of TD-MPC2, or ``"200K"`` for a
+            smaller model, which learns one task on a CPU.
+        :param fields: ``observation_dim``, ``action_dim``, and fields whose values replace those of the preset.
+        :return: The configuration.
+        :raises ValueError: If the size is unknown, or a field has an invalid value.
         """
-        if size not in PRESETS:
-            raise ValueError(f"Unknown world model size {size!r}: choose one of {', '.join(PRESETS)}.")
+        check_choice("The size of a world model", size, tuple(PRESETS))
         return cls(**{**PRESETS[size], **fields})
 
     @classmethod
     def resolve(cls, world_model: "str | Mapping[str, Any] | WorldModelConfig", **defaults: Any) -> "WorldModelConfig":
         """
-        The configuration that a ``world_model`` argument stands for.
+        Convert a ``world_model`` argument to a configuration.
 
-        :param world_model: Name of a preset; fields, with the preset that they depart from as ``size`` (the default is
-            :data:`DEFAULT_SIZE`); or a configuration, which is returned as it is.
-        :param defaults: Fields that count where neither ``world_model`` nor the preset names them.
+        :param world_model: Name of a preset, a dictionary of fields, or a configuration. The fields replace those of
+            the preset that the key ``size`` names; :data:`DEFAULT_SIZE` by default.
+        :param defaults: Values of the fields that are neither in ``world_model`` nor in the preset.
         :return: The configuration.
-        :raises ValueError: If a preset or a field is unknown, or a value is not valid; the message names it.
+        :raises ValueError: If a preset or a field is unknown, or a value is invalid. The message names it.
         """
         if isinstance(world_model, WorldModelConfig):
             return world_model
         fields: dict[str, Any] = {"size": world_model} if isinstance(world_model, str) else dict(world_model)
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name != "size" and name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(known)}, and size."
-                raise ValueError(f"A world model has no field {name!r}: {remedy}")
+        check_fields("A world model", fields, ["size", *(field.name for field in dataclasses.fields(cls))])
         return cls.preset(fields.pop("size", DEFAULT_SIZE), **{**defaults, **fields})

@@ -1,4 +1,4 @@
-"""The world-model loss over sequences of real experience (PWM equation 4; TD-MPC2 equation 3 without the critic)."""
+"""World-model loss on sequences of real experience (PWM equation 4; TD-MPC2 equation 3 without the critic)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,25 +12,29 @@ from sb3_pwm.world_model.rollout import rollout
 
 
 class WorldModelLoss(NamedTuple):
-    """Scalar tensors; ``total`` is the weighted sum of the others, which are unweighted by their coefficients."""
+    """World-model loss and its parts, scalar tensors."""
 
     total: th.Tensor
+    """Sum of the parts, weighted by their coefficients"""
     dynamics: th.Tensor
+    """Dynamics loss, without its coefficient"""
     reward: th.Tensor
+    """Reward loss, without its coefficient"""
     termination: th.Tensor
+    """Termination loss, without its coefficient"""
 
 
 def predict_sequence(
     world_model: WorldModel, batch: SequenceBatch, step: Callable[..., th.Tensor] = WorldModel.next
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    Predict real sequences open loop, from their first observations.
+    Predict the latents of real sequences from their first observations and their actions (open loop).
 
-    :param world_model: The model.
-    :param batch: The sequences.
-    :param step: :meth:`WorldModel.next`, or a compiled form of it.
-    :return: Predicted latents ``(H + 1, B, Z)``, the first of which are encoded, and their targets ``(H, B, Z)``, the
-        encodings of the true next observations without gradient.
+    :param world_model: The world model.
+    :param batch: Sequences of H steps.
+    :param step: :meth:`WorldModel.next`, or its compiled form.
+    :return: Predicted latents ``(H + 1, B, Z)``, the first of which are the encoded first observations, and target
+        latents ``(H, B, Z)``, which are the encoded true next observations, without gradient.
     """
     with th.no_grad():
         targets = world_model.encode(batch.observations[1:], batch.task)
@@ -42,15 +46,16 @@ def prediction_errors(
     world_model: WorldModel, latents: th.Tensor, targets: th.Tensor, batch: SequenceBatch, termination: bool = True
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
-    Errors of every step of an open-loop prediction, unweighted and unmasked.
+    Compute the errors of each step of an open-loop prediction, without weights and without the mask.
 
-    :param world_model: The model.
-    :param latents: Predicted latents ``(H + 1, B, Z)``, the first one encoded.
-    :param targets: True latents ``(H, B, Z)`` of the steps' next observations.
+    :param world_model: The world model.
+    :param latents: Predicted latents ``(H + 1, B, Z)``, see :func:`predict_sequence`.
+    :param targets: Target latents ``(H, B, Z)``, see :func:`predict_sequence`.
     :param batch: The sequences.
-    :param termination: Whether to evaluate the termination head; without effect if the model has none.
-    :return: Of the latent (squared, mean over its dimensions), of the reward (the head's loss) and of the termination
-        (binary cross-entropy; zero without the head), ``(H, B)`` each.
+    :param termination: Whether to evaluate the termination head, if the model has one.
+    :return: Dynamics error (squared, mean over the dimensions of the latent), reward error
+        (:meth:`WorldModel.reward_loss`) and termination error (binary cross-entropy, or zero if the head is not
+        evaluated), ``(H, B)`` each.
     """
     dynamics = ((latents[1:] - targets) ** 2).mean(-1)
     logits = world_model.reward_logits(latents[:-1], batch.actions, batch.task)
@@ -74,21 +79,22 @@ def world_model_loss(
     errors: Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor]] = prediction_errors,
 ) -> WorldModelLoss:
     """
-    Open-loop prediction error of latent, reward and termination along each sequence.
+    Compute the open-loop prediction error of latents, rewards and terminations.
 
-    The first observation is encoded, then the dynamics is rolled out along the actions that were taken. The target of
+    The first observation is encoded, and the dynamics is rolled out along the actions of the sequence. The target of
     each predicted latent is the encoding of the true next observation, without gradient.
 
-    :param world_model: The model.
-    :param batch: Sequences of H steps, see :class:`~sb3_pwm.data.types.SequenceBatch`.
-    :param rho: Weight of step t is ``rho ** t``.
-    :param dynamics_coef: Coefficient of the latent's squared error (mean over its dimensions).
-    :param reward_coef: Coefficient of the reward's loss.
-    :param termination_coef: Coefficient of the termination's binary cross-entropy.
-    :param termination: Whether to train the termination head; without effect if the model has none.
-    :param step: :meth:`WorldModel.next`, or a compiled form of it.
-    :param errors: :func:`prediction_errors`, or a compiled form of it.
-    :return: The loss and its parts, each a weighted sum over the steps divided by H, averaged over the batch.
+    :param world_model: The world model.
+    :param batch: Sequences of H steps.
+    :param rho: Decay of the weights: step t has the weight ``rho ** t``.
+    :param dynamics_coef: Coefficient of the dynamics loss.
+    :param reward_coef: Coefficient of the reward loss.
+    :param termination_coef: Coefficient of the termination loss.
+    :param termination: Whether to train the termination head, if the model has one.
+    :param step: :meth:`WorldModel.next`, or its compiled form.
+    :param errors: :func:`prediction_errors`, or its compiled form.
+    :return: The loss and its parts. Each part is the weighted sum of the errors over the steps, divided by H, and
+        averaged over the batch.
     """
     latents, targets = predict_sequence(world_model, batch, step)
     step_errors = errors(world_model, latents, targets, batch, termination)

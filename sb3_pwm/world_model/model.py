@@ -1,4 +1,4 @@
-"""The latent world model: encoder, dynamics, reward and termination (PWM section 3, TD-MPC2 architecture)."""
+"""The latent world model: encoder, dynamics, reward and termination (PWM section 3, architecture of TD-MPC2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from sb3_pwm.common.checks import check_name
 from sb3_pwm.common.layers import SimNorm, at_least_float32, mlp
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
 from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
@@ -15,17 +16,24 @@ from sb3_pwm.world_model.tdmpc2 import read_tdmpc2
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
 Task = th.Tensor | int | str
+"""A task: its name, its index, or an int tensor of indices"""
 
 
 class WorldModel(nn.Module):
     """
-    ``z = h(s, e)``, ``z' = d(z, a, e)``, ``r = R(z, a, e)``, ``c = 1 - sigmoid(T(z, e))``; see PWM section 3.
+    Latent world model (PWM section 3).
 
-    All methods take any number of leading batch dimensions; ``task`` is an int tensor of the batch's shape (or one that
-    broadcasts to it), an index or a task name, and must be given if and only if the model is multi-task. Observations
-    and actions of a smaller task than the model's largest may be narrower: they are padded with zeros.
+    With observation s, action a and task embedding e, the latent is ``z = h(s, e)``, the next latent
+    ``z' = d(z, a, e)``, the reward ``r = R(z, a, e)``, and the probability that the episode continues
+    ``c' = 1 - sigmoid(T(z', e))``.
 
-    :param config: The shapes.
+    All methods take any number of leading batch dimensions. Observations and actions may have fewer numbers than the
+    model takes, and are padded with zeros.
+
+    The argument ``task`` is required by a multi-task model, and refused by a single-task model. It is the name of a
+    task, its index, or an int tensor of indices whose shape is the shape of the batch or broadcasts to it.
+
+    :param config: Sizes and kinds of the networks.
     """
 
     def __init__(self, config: WorldModelConfig):
@@ -49,45 +57,54 @@ class WorldModel(nn.Module):
         self.dynamics = mlp(step_in, hidden, config.latent_dim, activation_fn, SimNorm(config.simnorm_dim))
         reward_outputs = config.num_bins if config.reward_head == "two_hot" else 1
         self.reward_network = mlp(step_in, hidden, reward_outputs, activation_fn)
-        # A zero output layer starts the reward at the bins' center: zero.
+        # The output layer is zero, so that the first predicted rewards are zero, the center of the bins.
         nn.init.zeros_(self.reward_network[-1].weight)  # type: ignore[arg-type]
         self.termination_network = mlp(latent_in, hidden, 1, activation_fn) if config.termination else None
 
     def encode(self, observations: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param observations: ``(..., observation_dim)``.
-        :param task: See the class.
+        Encode observations.
+
+        :param observations: Observations ``(..., observation_dim)``.
+        :param task: Task of the observations, see :class:`WorldModel`.
         :return: Latents ``(..., Z)``.
+        :raises ValueError: If there is no such task, or observations have more numbers than the model takes.
         """
         observations = _padded(observations, self.config.observation_dim, "observations")
         return self.encoder(self._join([observations], task))
 
     def next(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param latents: ``(..., Z)``.
-        :param actions: ``(..., action_dim)`` in [-1, 1].
-        :param task: See the class.
-        :return: Predicted next latents ``(..., Z)``.
+        Predict next latents.
+
+        :param latents: Latents ``(..., Z)``.
+        :param actions: Actions ``(..., action_dim)``, scaled to [-1, 1].
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Next latents ``(..., Z)``.
         """
         actions = _padded(actions, self.config.action_dim, "actions")
         return self.dynamics(self._join([latents, actions], task))
 
     def reward_logits(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param latents: ``(..., Z)``.
-        :param actions: ``(..., action_dim)`` in [-1, 1].
-        :param task: See the class.
-        :return: ``(..., num_bins)`` logits of the two-hot head, or ``(..., 1)`` of the scalar head.
+        Compute the output of the reward network.
+
+        :param latents: Latents ``(..., Z)``.
+        :param actions: Actions ``(..., action_dim)``, scaled to [-1, 1].
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Logits ``(..., num_bins)`` of the two-hot head, or rewards ``(..., 1)`` of the scalar head.
         """
         actions = _padded(actions, self.config.action_dim, "actions")
         return at_least_float32(self.reward_network(self._join([latents, actions], task)))
 
     def reward(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param latents: ``(..., Z)``.
-        :param actions: ``(..., action_dim)`` in [-1, 1].
-        :param task: See the class.
-        :return: Predicted rewards ``(...)`` in the units of the rewards the model was trained on.
+        Predict rewards.
+
+        :param latents: Latents ``(..., Z)``.
+        :param actions: Actions ``(..., action_dim)``, scaled to [-1, 1].
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Rewards ``(...)``, in the environment's units.
         """
         logits = self.reward_logits(latents, actions, task)
         if self.config.reward_head == "scalar":
@@ -96,9 +113,11 @@ class WorldModel(nn.Module):
 
     def reward_loss(self, logits: th.Tensor, rewards: th.Tensor) -> th.Tensor:
         """
-        :param logits: What :meth:`reward_logits` returned, ``(..., num_bins)`` or ``(..., 1)``.
-        :param rewards: True rewards ``(...)``.
-        :return: ``(...)``: cross-entropy of the two-hot head, squared error of the scalar head.
+        Compute the loss of predicted rewards.
+
+        :param logits: Output of :meth:`reward_logits`, ``(..., num_bins)`` or ``(..., 1)``.
+        :param rewards: True rewards ``(...)``, in the environment's units.
+        :return: Cross-entropy of the two-hot head, or squared error of the scalar head, ``(...)``.
         """
         if self.config.reward_head == "scalar":
             return (logits.squeeze(-1) - rewards) ** 2
@@ -106,9 +125,11 @@ class WorldModel(nn.Module):
 
     def termination_logits(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param latents: ``(..., Z)`` of the state that a step led to.
-        :param task: See the class.
-        :return: ``(...)`` logits of the probability that the episode terminated in that state.
+        Compute the output of the termination network.
+
+        :param latents: Latents ``(..., Z)`` after a step.
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Logits ``(...)`` of the probability that the step terminated the episode.
         :raises RuntimeError: If the model has no termination head.
         """
         if self.termination_network is None:
@@ -119,9 +140,12 @@ class WorldModel(nn.Module):
 
     def continuation(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
-        :param latents: ``(..., Z)`` of the state that a step led to.
-        :param task: See the class.
-        :return: ``(...)`` probability that the episode goes on; one where the model has no termination head.
+        Predict whether episodes continue.
+
+        :param latents: Latents ``(..., Z)`` after a step.
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Probability ``(...)`` that the step did not terminate the episode; one if the model has no termination
+            head.
         """
         if self.termination_network is None:
             return latents.new_ones(latents.shape[:-1])
@@ -132,6 +156,7 @@ class WorldModel(nn.Module):
         Write the model and its configuration to one safetensors file, atomically.
 
         :param path: The file, by convention ``*.safetensors``.
+        :raises OSError: If the file cannot be written. An existing file is kept then.
         """
         write_checkpoint(path, dataclasses.asdict(self.config), self.state_dict())
 
@@ -140,18 +165,20 @@ class WorldModel(nn.Module):
         cls, path: str | Path, device: th.device | str = "cpu", tasks: Sequence[str] | None = None
     ) -> "WorldModel":
         """
-        Read a model that :meth:`save` wrote, or one of the TD-MPC2 and PWM releases.
+        Read a model that :meth:`save` wrote, or a model of TD-MPC2 or PWM. No code in the file is executed.
 
-        :param path: The file. ``*.pt`` and ``*.pth`` are files of the releases.
-        :param device: Device of the model's parameters.
-        :param tasks: Names of a release's tasks, see :func:`~sb3_pwm.world_model.tdmpc2.read_tdmpc2`.
-        :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If it is not a whole world model of either kind; the message names the file and the reason.
+        :param path: The file. ``*.pt`` and ``*.pth`` are files of TD-MPC2 and PWM.
+        :param device: Device of the parameters.
+        :param tasks: Names of the tasks of a model of TD-MPC2 or PWM, whose file does not store them. See
+            :func:`~sb3_pwm.world_model.tdmpc2.read_tdmpc2` for the default.
+        :return: The model.
+        :raises FileNotFoundError: If the file does not exist.
+        :raises ValueError: If the file is damaged, or is not a world model. The message names the file and the reason.
         """
         if Path(path).suffix in (".pt", ".pth"):
             config, state = read_tdmpc2(path, tasks)
         elif tasks is not None:
-            raise ValueError(f"{path} holds the names of its tasks: leave tasks out.")
+            raise ValueError(f"{path} stores the names of the tasks: leave tasks out.")
         else:
             config, state = read_checkpoint(path, device)
         try:
@@ -164,14 +191,15 @@ class WorldModel(nn.Module):
 
     def task_index(self, task: str | int) -> int:
         """
-        :param task: A task's name or index.
-        :return: Its row in the task embedding.
+        Look up a task.
+
+        :param task: Name or index of the task.
+        :return: Index of the task, which is its row in the task embedding.
         :raises ValueError: If the model has no such task.
         """
         tasks = self.config.tasks
         if isinstance(task, str):
-            if task not in tasks:
-                raise ValueError(f"The world model has no task {task!r}; its tasks are {', '.join(tasks) or '(none)'}.")
+            check_name("task", task, tasks, "The world model")
             return tasks.index(task)
         if not 0 <= task < len(tasks):
             raise ValueError(f"The world model has {len(tasks)} tasks; there is no task number {task}.")
@@ -179,17 +207,17 @@ class WorldModel(nn.Module):
 
     def add_task(self, name: str, like: str | None = None) -> int:
         """
-        Give the model a task that it has never seen, to be fine-tuned on: an embedding of its own.
+        Add a task to a multi-task model, so that the model can be fine-tuned on it.
 
-        Optimizers that were made before do not know the new embedding.
+        The embedding becomes a new parameter: make optimizers after this call, not before.
 
-        :param name: The task's name.
-        :param like: A task of the model whose embedding it begins with; None: the mean of all.
-        :return: Its index.
-        :raises ValueError: If the model is single-task, has a task of that name, or none that is called ``like``.
+        :param name: Name of the new task.
+        :param like: Name of the task whose embedding is copied. None: the mean of all embeddings is copied.
+        :return: Index of the new task.
+        :raises ValueError: If the model is single-task, has a task ``name`` already, or has no task ``like``.
         """
         if self.task_embedding is None:
-            raise ValueError("A single-task world model has no task embedding: fine-tune it as it is.")
+            raise ValueError("A single-task world model has no task embedding: fine-tune it without adding a task.")
         if name in self.config.tasks:
             raise ValueError(f"The world model has a task {name!r} already.")
         weight = self.task_embedding.weight.detach()
@@ -201,7 +229,7 @@ class WorldModel(nn.Module):
         return len(self.config.tasks) - 1
 
     def _join(self, inputs: Sequence[th.Tensor], task: Task | None) -> th.Tensor:
-        """Concatenate the inputs and, in a multi-task model, the task's embedding."""
+        """:return: Inputs and, in a multi-task model, the embedding of the task, as one tensor."""
         if self.task_embedding is None:
             if task is not None:
                 raise ValueError(f"task={task!r} was given to a single-task world model: leave it out.")
@@ -216,11 +244,13 @@ class WorldModel(nn.Module):
 
 def _padded(values: th.Tensor, size: int, name: str) -> th.Tensor:
     """
-    :param values: ``(..., n)``.
-    :param size: What the model takes.
-    :param name: Of the values, for the error.
-    :return: ``(..., size)``, with zeros behind.
-    :raises ValueError: If there are more than that.
+    Pad values with zeros.
+
+    :param values: Tensor ``(..., n)``.
+    :param size: Size of the last dimension that the model takes.
+    :param name: Name of the values, for the message.
+    :return: Tensor ``(..., size)``.
+    :raises ValueError: If n is larger than ``size``.
     """
     missing = size - values.shape[-1]
     if missing < 0:

@@ -1,4 +1,4 @@
-"""Rollouts of a world model along given actions. Pure functions of tensors."""
+"""Rollout of a world model along given actions, a pure function of tensors."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ def rollout(
     step: Callable[..., th.Tensor] = WorldModel.next,
 ) -> th.Tensor:
     """
-    Predict the latents that a sequence of actions leads to, without looking at what really followed (open loop).
+    Predict the latents along a sequence of actions (open loop).
 
-    :param world_model: The model.
+    :param world_model: The world model.
     :param latents: Start latents ``(B, Z)``.
-    :param actions: Actions ``(H, B, A)`` in [-1, 1]; the first dimension is the horizon.
-    :param task: Task indices ``(B,)`` of a multi-task model, or one index.
-    :param step: :meth:`WorldModel.next`, or a compiled form of it.
+    :param actions: Actions ``(H, B, A)``, scaled to [-1, 1].
+    :param task: Task indices ``(B,)`` of a multi-task model; None for a single-task model.
+    :param step: :meth:`WorldModel.next`, or its compiled form.
     :return: Latents ``(H + 1, B, Z)``, the first of which are the start latents.
     """
     trajectory = [latents]

@@ -1,4 +1,4 @@
-"""World models of the TD-MPC2 and PWM releases (.pt), read without executing anything that the file says."""
+"""Reader of world models of TD-MPC2 and PWM (.pt), which executes no code in the files."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import torch as th
 from sb3_pwm.common.plain_tensors import load_plain_tensors
 from sb3_pwm.tasks import SUITES
 
-# Our names of the releases' networks. What else their files hold (policy, Q-functions, masks) is not the world model.
+# Names of the networks in the files, and in this package. Policy, Q-functions and masks in the files are left out.
 _NETWORKS = {"_encoder.state.": "encoder.", "_dynamics.": "dynamics.", "_reward.": "reward_network."}
 _EMBEDDING = "_task_emb.weight"
-# Where the releases keep the state dict: TD-MPC2's agents, PWM's.
+# Keys of the state dict in the files of TD-MPC2 and of PWM
 _CONTAINERS = ("model", "world_model")
 
 
 def read_tdmpc2(path: str | Path, tasks: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
     """
-    Read a world model that TD-MPC2 or PWM has released or trained, of one task or many, in either of their key layouts.
+    Read a world model of TD-MPC2 or PWM, single-task or multi-task, with the key names of any of their versions.
 
     :param path: The .pt file.
-    :param tasks: Names of the tasks, in the order of the model's embeddings. None: the names of MT30 or MT80 for a
-        model of 30 or 80 tasks, else ``"task-0"``, ``"task-1"`` and so on.
-    :return: Fields of the world model's configuration, and its state dict under this package's names. The model has no
-        termination head, as the releases have none.
-    :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If it holds anything but plain tensors, or no such world model; the message gives the reason.
+    :param tasks: Names of the tasks, in the order of the rows of the task embedding. None: the names of MT30 or MT80 if
+        the model has 30 or 80 tasks, else ``"task-0"``, ``"task-1"`` and so on.
+    :return: Fields of the configuration, and the state dict with this package's names. The model has no termination
+        head.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If the file holds anything but tensors, or is not such a world model. The message gives the
+        reason.
     """
     tensors = _read_tensors(Path(path))
     try:
@@ -37,11 +38,18 @@ def read_tdmpc2(path: str | Path, tasks: Sequence[str] | None = None) -> tuple[d
     except KeyError as error:
         raise ValueError(f"{path} is no world model of TD-MPC2 or PWM: it has no {error.args[0]}.") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM that this package knows: {error}") from error
+        raise ValueError(f"{path} is no world model of TD-MPC2 or PWM that this package reads: {error}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, th.Tensor]:
-    """:return: The state dict in the file."""
+    """
+    Read the tensors of a file.
+
+    :param path: The file.
+    :return: State dict, with the names of the file.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If the file is damaged, or holds anything but tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no world model file {path}.")
     content = load_plain_tensors(path)
@@ -54,14 +62,22 @@ def _read_tensors(path: Path) -> dict[str, th.Tensor]:
     foreign = [str(name) for name, value in content.items() if not isinstance(value, th.Tensor)]
     if foreign:
         raise ValueError(f"{path} holds more than plain tensors: {', '.join(foreign[:5])}.")
-    # torch.compile puts its own name before the module's.
+    # torch.compile puts this prefix before the names of a module.
     return {str(name).replace("_orig_mod.", ""): value for name, value in content.items()}
 
 
 def _translate(
     tensors: dict[str, th.Tensor], tasks: Sequence[str] | None
 ) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
-    """:return: The configuration's fields, and the state dict under our names."""
+    """
+    Translate a state dict to this package's names, and derive the configuration from the shapes.
+
+    :param tensors: State dict, with the names of the file.
+    :param tasks: Names of the tasks, see :func:`read_tdmpc2`.
+    :return: Fields of the configuration, and the state dict.
+    :raises KeyError: If a tensor is missing.
+    :raises ValueError: If the architecture is another one, or the names do not fit the tasks.
+    """
     state = {}
     for theirs, ours in _NETWORKS.items():
         state.update(
@@ -74,7 +90,7 @@ def _translate(
         layers = {int(match.group(1)) for name in state if (match := re.match(rf"{network}\.(\d+)\.weight", name))}
         depths[network] = len(layers)
     if depths["dynamics"] not in (0, 3) or depths["reward_network"] not in (0, 3):
-        raise ValueError("its dynamics and reward have other than two hidden layers.")
+        raise ValueError("its dynamics and reward networks must have two hidden layers.")
 
     latent_dim = state["dynamics.2.weight"].shape[0]
     reward_outputs = state["reward_network.2.weight"].shape[0]
@@ -92,12 +108,12 @@ def _translate(
         config["num_bins"] = reward_outputs
     if embedding is None:
         if tasks is not None:
-            raise ValueError("it is of a single task: leave tasks out.")
+            raise ValueError("it is a single-task model: leave tasks out.")
         return config, state
 
     state["task_embedding.weight"] = embedding.float()
     config.update(tasks=_task_names(len(embedding), tasks), task_dim=task_dim)
-    # Theirs see latent, embedding, action; ours latent, action, embedding.
+    # Inputs in the file are latent, embedding and action. In this package, they are latent, action and embedding.
     for name in ("dynamics.0.weight", "reward_network.0.weight"):
         latent, task, action = state[name].split([latent_dim, task_dim, config["action_dim"]], dim=1)
         state[name] = th.cat([latent, action, task], dim=1)
@@ -105,6 +121,7 @@ def _translate(
 
 
 def _task_names(number: int, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """:return: Names of the tasks of a model with this number of tasks, see :func:`read_tdmpc2`."""
     if tasks is not None:
         if len(tasks) != number:
             raise ValueError(f"it has {number} tasks; {len(tasks)} names were given.")
