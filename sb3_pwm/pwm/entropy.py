@@ -17,29 +17,33 @@ TARGET_ENTROPY_PER_DIMENSION = -0.25
 
 class EntropyCoefficientMixin(BaseAlgorithm):
     """
-    Entropy coefficient of an algorithm, with the attributes that SB3's SAC has: ``ent_coef``, ``target_entropy``,
-    ``log_ent_coef`` and ``ent_coef_optimizer``; the last two are None if the coefficient is fixed.
+    Entropy coefficient of an algorithm, with the attributes of SB3's SAC: ``ent_coef`` and ``target_entropy``;
+    ``log_ent_coef`` and ``ent_coef_optimizer`` if the coefficient is learned, else ``ent_coef_tensor``.
     """
 
     ent_coef: float | str
     target_entropy: float | str
     log_ent_coef: th.Tensor | None = None
     ent_coef_optimizer: th.optim.Optimizer | None = None
+    ent_coef_tensor: th.Tensor | None = None
 
     def _setup_ent_coef(self) -> None:
         """Start the coefficient, and resolve ``target_entropy="auto"``."""
         if self.target_entropy == "auto":
             self.target_entropy = TARGET_ENTROPY_PER_DIMENSION * float(np.prod(self.action_space.shape or ()))
         initial, learned = parse_ent_coef(self.ent_coef)
-        self.log_ent_coef = self.ent_coef_optimizer = None
+        self.log_ent_coef = self.ent_coef_optimizer = self.ent_coef_tensor = None
         if learned:
             self.log_ent_coef = th.full((1,), np.log(initial), dtype=th.float32, device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=ENT_COEF_LEARNING_RATE, fused=True)
+        else:
+            self.ent_coef_tensor = th.tensor(initial, device=self.device)
 
     def _ent_coef(self) -> th.Tensor:
         """:return: The coefficient, a scalar without gradient."""
         if self.log_ent_coef is None:
-            return th.full((), parse_ent_coef(self.ent_coef)[0], device=self.device)
+            assert self.ent_coef_tensor is not None
+            return self.ent_coef_tensor
         return self.log_ent_coef.detach().exp().squeeze()
 
     def _update_ent_coef(self, log_prob: th.Tensor) -> None:
@@ -72,6 +76,9 @@ class EntropyCoefficientMixin(BaseAlgorithm):
                 "The parameters are of a model that learns its entropy coefficient, this model's is fixed "
                 f"(ent_coef={self.ent_coef!r}): leave 'ent_coef_optimizer' out of them."
             )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "ent_coef_tensor"]  # made anew from ent_coef
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
