@@ -1,5 +1,5 @@
 """
-A picture of every task of a suite, on one sheet; or of the muscle humanoid, from three sides.
+Draw one picture of each task of a suite on a sheet, or the muscle humanoid from three sides.
 
 ::
 
@@ -24,11 +24,11 @@ COLUMNS = 10
 
 
 def draw_muscles(out: Path) -> None:
-    """:param out: A PNG of the standing muscle humanoid from before, the side and behind, its limbs translucent."""
+    """:param out: PNG of the standing muscle humanoid from the front, the side and the back, with translucent limbs."""
     env = gymnasium.make("Muscle-humanoid-stand", render_mode="rgb_array", width=420, height=720)
     env.reset(seed=0)
     env.render()  # makes the buffer large enough
-    # dm_control has chosen how to draw by now.
+    # Imported after the first render(), which chooses the OpenGL backend.
     from dm_control.mujoco import engine
 
     physics = env.unwrapped.environment.physics  # type: ignore[attr-defined]

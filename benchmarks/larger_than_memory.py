@@ -1,14 +1,14 @@
 """
-Pretraining from data that is larger than the memory it is allowed, against the same data in memory.
+Speed of pretraining from data that is larger than the memory limit, compared with the same data in memory.
 
 ::
 
     python benchmarks/larger_than_memory.py --limit 1024 --factor 3 --size 5M --folder /somewhere/on/a/disk
 
-Writes random data of ``factor`` times ``limit`` MiB, then runs :func:`~sb3_pwm.pretrain.pretrain` on it in
-turns: memory-mapped in a process that a control group (Linux, as root) holds to ``limit`` MiB, files in the page cache
-included, and in memory in one that may use what it likes. The rate is that between TensorBoard's first and last entry,
-so that neither start nor end of a run count.
+The script writes random data of ``factor`` times ``limit`` MiB. It then runs :func:`~sb3_pwm.pretrain.pretrain` in
+turns: from memory-mapped files in a process that a control group (Linux, as root) limits to ``limit`` MiB, page cache
+included, and from memory in a process without a limit. The rate is measured between the first and the last entry
+in TensorBoard, so that the start and the end of a run do not count.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TASKS = {"walker": (24, 6), "cheetah": (17, 6), "dog": (223, 38), "mw": (39, 4)}
 
 
 def random_episodes(n_bytes: int) -> Iterator[SourceEpisode]:
-    """:param n_bytes: About how many, in all. :return: Episodes of all tasks in turn."""
+    """:param n_bytes: Approximate number of bytes in total. :return: Episodes of all tasks in turn."""
     rng = np.random.default_rng(0)
     per_round = sum(4 * (EPISODE_STEPS + 1) * (o + a + 1) for o, a in TASKS.values())
     for number in tqdm(range(max(n_bytes // per_round, 2)), unit="round", desc="data", leave=False):
@@ -50,7 +50,7 @@ def random_episodes(n_bytes: int) -> Iterator[SourceEpisode]:
 
 @contextlib.contextmanager
 def memory_limit(mebibytes: int) -> Iterator[Path]:
-    """:param mebibytes: The limit. :return: File that takes the numbers of the processes it is to hold for."""
+    """:param mebibytes: The limit. :return: File that takes the ids of the processes to limit."""
     version_1 = (CONTROL_GROUPS / "memory").is_dir()
     group = (CONTROL_GROUPS / "memory" if version_1 else CONTROL_GROUPS) / f"sb3-pwm-{os.getpid()}"
     try:
@@ -66,7 +66,7 @@ def memory_limit(mebibytes: int) -> Iterator[Path]:
 
 
 def measure(folder: Path, in_memory: bool, size: str, updates: int, batch_size: int, horizon: int) -> None:
-    """Pretrain for some updates in this process, and print their rate and the process's largest memory."""
+    """Pretrain in this process, and print the updates per second and the peak memory in MiB."""
     import resource
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -90,7 +90,7 @@ def measure(folder: Path, in_memory: bool, size: str, updates: int, batch_size: 
 
 
 def evict(folder: Path) -> None:
-    """Drop a folder's files from the page cache: what another process has read would not count as the limited one's."""
+    """Drop the files of a folder from the page cache. The limit does not count pages that another process has read."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -98,7 +98,7 @@ def evict(folder: Path) -> None:
 
 
 def run(arguments: argparse.Namespace, in_memory: bool, limited: Path | None) -> tuple[float, int]:
-    """:return: Updates per second and MiB, of a process of its own."""
+    """:return: Updates per second and peak MiB, measured in a new process."""
     command = [sys.executable, __file__, "--measure", "--folder", str(arguments.folder), "--size", arguments.size]
     command += ["--updates", str(arguments.updates), "--batch-size", str(arguments.batch_size)]
     command += ["--horizon", str(arguments.horizon), *(["--in-memory"] if in_memory else [])]
@@ -113,10 +113,10 @@ def run(arguments: argparse.Namespace, in_memory: bool, limited: Path | None) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="of the data, made there unless it is there")
-    parser.add_argument("--limit", type=int, default=1024, help="MiB that the process may use")
-    parser.add_argument("--factor", type=float, default=3.0, help="size of the data, in limits")
-    parser.add_argument("--size", default="5M", help="of the world model")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the data, created if it is missing")
+    parser.add_argument("--limit", type=int, default=1024, help="memory limit in MiB")
+    parser.add_argument("--factor", type=float, default=3.0, help="size of the data, as a multiple of the limit")
+    parser.add_argument("--size", default="5M", help="preset of the world model")
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=16)

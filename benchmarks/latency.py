@@ -1,5 +1,5 @@
 """
-How long one decision takes: ``predict`` for a single observation, PWM's against that of SB3's SAC, in turns.
+Time of one decision: ``predict`` for a single observation, with PWM and with SB3's SAC, in turns.
 
 ::
 
@@ -24,7 +24,7 @@ from sb3_pwm.envs import register_envs
 
 
 def seconds(act: Callable[[np.ndarray], object], observations: np.ndarray) -> float:
-    """:param act: Makes a decision. :param observations: ``(N, O)``. :return: Seconds for each, one after the other."""
+    """:param act: Function that makes a decision. :param observations: ``(N, O)``. :return: Seconds per decision."""
     started = time.perf_counter()
     for observation in observations:
         act(observation)

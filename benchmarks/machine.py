@@ -1,4 +1,4 @@
-"""The machine that numbers were measured on. Benchmarks import it; it is no script."""
+"""Description of the machine of a measurement. Benchmarks import this module."""
 
 import platform
 import re

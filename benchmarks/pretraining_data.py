@@ -1,16 +1,16 @@
 """
-Data to pretrain a multi-task world model on: the 30 tasks of MT30 and 12 of Meta-World's.
+Make data for pretraining a multi-task world model: the 30 tasks of MT30 and 12 tasks of Meta-World.
 
 ::
 
     python benchmarks/pretraining_data.py train --out pretraining --processes 2      # more than an hour on two cores
     python benchmarks/pretraining_data.py collect --out pretraining --processes 2    # minutes
 
-``train`` learns every DMControl task online with PWM, through the stock rl-zoo3, and keeps each run's replay buffer in
-``<out>/runs``. ``collect`` makes one data set per task of it in ``<out>/data``: what the run has seen while it learned,
-and what its best policy does, with and without noise; on Meta-World the scripted experts, with and without noise, and
-random actions. It ends with ``<out>/report.md`` and ``<out>/returns.png``: how good each run became, and what is in
-the data. Both go on where they were when they are given again.
+``train`` learns every DMControl task online with PWM, through the stock rl-zoo3, and keeps the replay buffer of each
+run in ``<out>/runs``. ``collect`` makes one data set per task in ``<out>/data``. A DMControl task has the replayed
+episodes of the run and new episodes of its policies, with and without noise. A Meta-World task has episodes of the
+scripted expert, with and without noise, and random actions. ``collect`` then writes ``<out>/report.md`` and
+``<out>/returns.png``, which summarize the runs and the data. Both commands skip finished work if they are repeated.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from sb3_pwm.tasks import MT30, MT80, env_id
 
 NAMESPACE = "mt80"
 
-# Agent steps of a run: the easy tasks are learned by then, the others as far as the time allows.
+# Agent steps of a run. They suffice for the easy tasks; harder tasks are learned in part.
 STEPS = 10_000
 EASY_STEPS = 6_000
 EASY = (
@@ -59,17 +59,17 @@ META_WORLD_MIXTURE = (
 
 
 def run_folder(runs: Path, task: str) -> Path:
-    """:param runs: Folder of the runs. :param task: A task of MT30. :return: Where rl-zoo3 puts its run."""
+    """:param runs: Folder of the runs. :param task: A task of MT30. :return: Folder that rl-zoo3 writes the run to."""
     return runs / "pwm" / f"{env_id(task)}_1"
 
 
 def dm_control_mixture(run: Path) -> tuple[Behavior, ...]:
     """
     :param run: Folder of a task's run.
-    :return: What it saw while it learned, what its policy did at each stage with some noise, and what the best one does
-        with none, some and much: from random to as good as it became, and much of what lies around that.
+    :return: The behaviors of the data set: the replayed episodes, the policy of each stage with noise, the best policy
+        without noise and with two levels of noise, and random actions.
     """
-    # By task only through the names of files, so that tasks of the same number of steps are collected side by side
+    # The task is left out of the folder's name, so that tasks with the same stages share one call of collect().
     folder = run.parent / "{env}_1"
     stages = sorted(run.glob("rl_model_*_steps.zip"), key=lambda path: int(path.stem.split("_")[2]))[:-1]
     best = str(folder / "best_model.zip")
@@ -94,9 +94,9 @@ def train(task: str, steps: int, out: Path, seed: int) -> None:
 
     :param task: A task of MT30.
     :param steps: Agent steps.
-    :param out: Folder of the runs; the run's is ``<out>/pwm/<environment id>_1``.
-    :param seed: The run's seed.
-    :raises subprocess.CalledProcessError: If training fails; its output is in ``<out>/<environment id>.log``.
+    :param out: Folder of the runs. This run is written to ``<out>/pwm/<environment id>_1``.
+    :param seed: Seed of the run.
+    :raises subprocess.CalledProcessError: If training fails. The output is in ``<out>/<environment id>.log``.
     """
     name = env_id(task)
     run = run_folder(out, task)
@@ -105,9 +105,9 @@ def train(task: str, steps: int, out: Path, seed: int) -> None:
     shutil.rmtree(run, ignore_errors=True)  # a run that was killed
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "pwm", "--env", name, "-n", str(steps)]
     command += ["--seed", str(seed), "-f", str(out), "--save-replay-buffer", "--num-threads", "1", "--verbose", "0"]
-    # Evaluated and kept five times: the data are of policies of all stages of learning.
+    # Five evaluations and checkpoints: the data has policies of all stages of learning.
     command += ["--eval-freq", str(steps // N_STAGES), "--eval-episodes", "5", "--save-freq", str(steps // N_STAGES)]
-    # All of the run; one more, or the first episode counts as one whose beginning has been overwritten.
+    # One more than the steps of the run: in a full buffer the first episode counts as partly overwritten.
     command += ["-params", f"buffer_size:{steps + 1}"]
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"{name}.log").open("w") as log:
@@ -116,13 +116,13 @@ def train(task: str, steps: int, out: Path, seed: int) -> None:
 
 def train_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int, seed: int) -> None:
     """
-    Train several tasks, as many at a time as there are processes.
+    Train several tasks in parallel.
 
     :param tasks: Tasks of MT30.
-    :param steps: Agent steps of each; None for :func:`n_steps`.
+    :param steps: Agent steps of each run. None: see :func:`n_steps`.
     :param out: Folder of the runs.
     :param processes: Number of runs at a time.
-    :param seed: The runs' seed.
+    :param seed: Seed of the runs.
     """
     bar = tqdm(total=len(tasks), unit="run")
 
@@ -139,10 +139,10 @@ def train_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int
 
 def collect_all(tasks: Sequence[str], steps: int | None, out: Path, processes: int, seed: int) -> None:
     """
-    Collect the data sets that are not there yet.
+    Collect the missing data sets.
 
-    :param tasks: Tasks of MT30 that have been trained, and of Meta-World's.
-    :param steps: Agent steps of each data set; None for the table's.
+    :param tasks: Trained tasks of MT30, and tasks of Meta-World.
+    :param steps: Agent steps of each data set. None: the number for the suite.
     :param out: Folder of the runs and of the data.
     :param processes: Number of processes.
     :param seed: Seed of the episodes.
@@ -161,7 +161,7 @@ def collect_all(tasks: Sequence[str], steps: int | None, out: Path, processes: i
 
 
 def dataset_path(out: Path, task: str) -> Path:
-    """:param out: Folder of the data. :param task: A task of MT80. :return: Its data set's folder."""
+    """:param out: Folder of the data. :param task: A task of MT80. :return: Folder of the data set."""
     return out / "data" / NAMESPACE / f"{task}-v0"
 
 
@@ -169,7 +169,7 @@ def report(tasks: Sequence[str], out: Path) -> str:
     """
     Write ``report.md`` and ``returns.png``.
 
-    :param tasks: Tasks whose data sets are there.
+    :param tasks: Tasks with a data set.
     :param out: Folder of the runs and of the data.
     :return: The report, a table in Markdown.
     """

@@ -1,8 +1,8 @@
 """
-Run Stable-Baselines3's own tests with PWM in the place of SAC, and print what comes out, test by test.
+Run the tests of Stable-Baselines3 with PWM in place of SAC, and print the outcome of each test.
 
-The tests are those of the installed version's source archive, which pip downloads. What fails is to be read with
-docs/sb3_tests.md: some of them ask for what only SAC has.
+pip downloads the source archive of the installed version, which contains the tests. docs/sb3_tests.md explains the
+failures: some tests need features that only SAC has.
 
     python benchmarks/sb3_suite.py [--source stable_baselines3-2.9.2.tar.gz] [--jobs 2] [--keep FOLDER]
 """
@@ -19,12 +19,12 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
-# Those that have a test of an off-policy algorithm on continuous actions
+# Modules that test an off-policy algorithm on continuous actions
 MODULES = (
     *("run", "save_load", "predict", "spaces", "dict_env", "cnn", "callbacks", "logger", "tensorboard"),
     *("vec_normalize", "train_eval_mode", "deterministic", "custom_policy", "n_step_replay", "her", "identity", "sde"),
 )
-# Tests are named after the class where they have it as a parameter, else after SAC or what they test.
+# The name of a test contains the class if it is a parameter. The other names say what is tested.
 SELECTION = "PWM or sac or train_freq or n_critics or pytorch_var or no_resource or multi_env or n_steps"
 CONFTEST = """
     import stable_baselines3
@@ -38,7 +38,7 @@ CONFTEST = """
 
 
 def download(folder: Path) -> Path:
-    """:param folder: Where to. :return: The source archive of the installed SB3."""
+    """:param folder: Folder for the archive. :return: The source archive of the installed SB3."""
     version = importlib.metadata.version("stable-baselines3")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     subprocess.run([*command, "--dest", str(folder), f"stable-baselines3=={version}"], check=True)
@@ -46,7 +46,7 @@ def download(folder: Path) -> Path:
 
 
 def unpack_tests(archive: Path, folder: Path) -> None:
-    """:param archive: SB3's source. :param folder: Where its test modules go, with PWM in the place of SAC."""
+    """:param archive: SB3's source. :param folder: Folder for the test modules. SAC is replaced by PWM there."""
     with tarfile.open(archive) as source:
         for member in source.getmembers():
             name = Path(member.name)
@@ -58,7 +58,7 @@ def unpack_tests(archive: Path, folder: Path) -> None:
 
 
 def outcomes(report: Path) -> list[tuple[str, str, str, str]]:
-    """:param report: In JUnit's format. :return: Module, test, outcome and, where it failed, the error's first line."""
+    """:param report: File in JUnit's format. :return: Module, name, outcome and error message of each test."""
     rows = []
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         failure = case.find("failure") if case.find("failure") is not None else case.find("error")

@@ -1,5 +1,5 @@
 """
-How fast the updates are, and where the time goes.
+Speed of the updates and of ``learn()``, and the shares of their parts.
 
 ::
 
@@ -8,8 +8,8 @@ How fast the updates are, and where the time goes.
     python benchmarks/speed.py plot                                   # docs/speed/scaling-*.png from the JSON files
     python benchmarks/speed.py table                                  # the Markdown tables
 
-Every configuration is measured in a process of its own. PWM and the reference (``timing/plain_update.py``) take turns
-in it, and the speed-up is the median of the turns' ratios: the absolute times of a shared machine say little.
+Every configuration is measured in a new process, where PWM and the reference (``timing/plain_update.py``) take turns.
+The speed-up is the median ratio of the turns, because absolute times vary on a shared machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT_OUT = Path("docs/speed")
 
 
 def in_own_process(arguments: list[str]) -> dict[str, Any]:
-    """:param arguments: Arguments of ``speed.py one``. :return: The JSON object that this prints last."""
+    """:param arguments: Arguments of ``speed.py one``. :return: The JSON object in the last line of the output."""
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     command = [sys.executable, str(Path(__file__).resolve()), "one", *arguments]
@@ -46,7 +46,7 @@ def in_own_process(arguments: list[str]) -> dict[str, Any]:
 
 
 def write(out: Path, name: str, options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Keep the results of one command as JSON, with what is needed to read them."""
+    """Write the results of one command and a description of the machine to a JSON file."""
     on_cpu = f"{processor()}, {options.threads} thread(s)"
     description = {
         "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]),

@@ -1,6 +1,6 @@
 """
-What an installed sb3-pwm adds to every start of Python: an interpreter that runs its start-up line against one that
-does not, in turns. Neither runs anything else of site-packages (``-S``).
+Time that an installed sb3-pwm adds to every start of Python. Interpreters with and without its start-up line run in
+turns, both without the rest of site-packages (``-S``).
 
 ::
 
@@ -16,7 +16,7 @@ from statistics import median
 
 
 def seconds(code: str) -> float:
-    """:param code: What the interpreter runs. :return: Seconds from its start to its end."""
+    """:param code: Code that the interpreter runs. :return: Seconds from its start to its end."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-S", "-c", code], check=True)
     return time.perf_counter() - started
@@ -24,12 +24,12 @@ def seconds(code: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=200, help="starts of each (default: %(default)s)")
     rounds = parser.parse_args().rounds
     line = next((file for folder in sys.path if (file := Path(folder, "sb3_pwm_zoo.pth")).is_file()), None)
     if line is None:
         parser.error("this interpreter has no sb3_pwm_zoo.pth: install sb3-pwm first.")
-    # As Python's site module runs it: from the file, one line at a time. That module has imported os by then.
+    # Python's site module runs the file in the same way: line by line, after importing os.
     bare = "import os, sys"
     code = f"{bare}\nfor line in open({str(line)!r}, encoding='utf-8'): exec(line)"
     pairs = [(seconds(code), seconds(bare)) for _ in range(rounds)]

@@ -1,13 +1,13 @@
 """
-The structure of the package in numbers, a column for each checkout.
+Numbers about the structure of the package, one column for each checkout.
 
 ::
 
     python benchmarks/structure.py                    # this checkout
-    python benchmarks/structure.py ../older .         # two of them, side by side
+    python benchmarks/structure.py ../older .         # two checkouts, side by side
 
-Methods, arguments and lines are those of the class ``PWM`` and of its file. Two modules are in a circle if each imports
-the other, directly or through others; imports under ``TYPE_CHECKING`` and inside functions count.
+Two modules are in an import circle if each imports the other, directly or through further modules. Imports under
+``TYPE_CHECKING`` and inside functions count.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def imports(tree: ast.AST, modules: set[str]) -> Iterator[str]:
 
 
 def n_circles(graph: dict[str, set[str]]) -> int:
-    """:return: Number of groups of modules that reach each other. A package may name its own modules."""
+    """:return: Number of groups of modules that import each other. A package may be imported by its own modules."""
     reach: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -121,7 +121,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parents[1]
-    parser.add_argument("checkouts", nargs="*", type=Path, default=[here], help="folders of checkouts (default: this)")
+    parser.add_argument(
+        "checkouts", nargs="*", type=Path, default=[here], help="folders of checkouts (default: this one)"
+    )
     columns = [measure(checkout) for checkout in parser.parse_args().checkouts]
     for name in columns[0]:
         print(f"{name:42}" + "".join(f"{column[name]:>10}" for column in columns))

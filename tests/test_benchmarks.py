@@ -1,4 +1,4 @@
-"""The benchmark script: a tiny run of it, its queue, and its reading of the curves."""
+"""The benchmark of learning curves: a tiny run, the queue, tables and pictures; SB3's tests; the start of Python."""
 
 from __future__ import annotations
 
@@ -199,9 +199,10 @@ def test_notations_of_the_same_networks_mean_the_same() -> None:
     new = "dict(activation_fn=nn.SiLU, net_arch=[128])"
     assert same_meaning({"policy_kwargs": old, "critic_epochs": 2}, {"policy_kwargs": new, "n_critic_epochs": 2})
     assert not same_meaning({"policy_kwargs": old}, {"policy_kwargs": new.replace("[128]", "[64]")})
-    assert not same_meaning(
-        {"policy_kwargs": old}, {"policy_kwargs": new.replace("net_arch", "world_model='1M', net_arch")}
-    )
+    for world_model in ("200K", dict(size="200K", latent_dim=64)):
+        assert same_meaning({"policy_kwargs": old}, {"policy_kwargs": new, "world_model": world_model})
+    for world_model in ("1M", dict(latent_dim=128)):
+        assert not same_meaning({"policy_kwargs": old}, {"policy_kwargs": new, "world_model": world_model})
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The script that makes the data to pretrain on: a tiny run of all of it."""
+"""The script that makes data for pretraining: a tiny run of both commands."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The speed benchmark measures what it says: its reference computes PWM's updates, its commands write results."""
+"""The speed benchmark: the reference computes the same updates as PWM, and the commands write results."""
 
 import argparse
 import importlib
@@ -57,13 +57,13 @@ def test_plain_reference_computes_the_same_update(speed, terminations):
     for network, reference, before in zip(ours, networks, initial, strict=True):
         named = zip(network.named_parameters(), reference.parameters(), before, strict=True)
         for (name, value), expected, start in named:
-            # Adam makes a whole step of a gradient that is only rounding, so single entries may differ.
+            # Adam makes a full step even if a gradient is only a rounding error, so single entries may differ.
             assert (value - expected).norm() <= 0.01 * (expected - start).norm() + 1e-8, name
 
 
 def test_flops_of_a_matrix_product_and_its_backward(speed):
     a, b = th.randn(3, 4, requires_grad=True), th.randn(4, 5, requires_grad=True)
-    # 2 * 3 * 4 * 5 forward, and as many again for the gradient of either factor
+    # 2 * 3 * 4 * 5 forward, and the same number for the gradient of each factor
     assert speed.count_flops(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 4 * 5
 
 

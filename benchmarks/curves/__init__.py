@@ -1,1 +1,1 @@
-"""Learning curves: one run per CSV file, queues of runs, tables and pictures. For `benchmarks/learning_curves.py`."""
+"""Learning curves: runs, queues of runs, tables and pictures, for `benchmarks/learning_curves.py`."""

@@ -1,4 +1,4 @@
-"""Whether two notations of PWM's hyperparameters mean the same: curves of 0.1.0 name some of them otherwise."""
+"""Comparison of hyperparameters. Curves of version 0.1.0 have older names of some of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RENAMED = {
     "checkpoint_rollout": "gradient_checkpointing",
     "overlap": "overlap_updates",
 }
-# How long to train is a run's own setting, and compilation changes nothing that is learned.
+# Each run sets its own number of timesteps. Compilation does not change what is learned.
 IGNORED = ("n_timesteps", "compile")
 
 
@@ -26,22 +26,25 @@ def same_meaning(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """
     :param one: Hyperparameters in the zoo's notation.
     :param other: Other hyperparameters.
-    :return: Whether a model of the one learns as a model of the other.
+    :return: Whether both describe the same model and the same training.
     """
     return meaning(one) == meaning(other)
 
 
 def meaning(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """
+    Translate hyperparameters to one notation.
+
     :param hyperparams: Hyperparameters in the zoo's notation, of this version or of 0.1.0.
-    :return: Today's names, numbers as numbers, and the world model's shape in full.
+    :return: The hyperparameters under their present names, with all fields of the world model's configuration.
     """
     values = {RENAMED.get(name, name): value for name, value in hyperparams.items() if name not in IGNORED}
     kwargs = values.pop("policy_kwargs", {})
-    # The zoo evaluates this text, too.
+    # rl-zoo3 evaluates this text too.
     kwargs = dict(eval(kwargs, {"nn": nn, "dict": dict}) if isinstance(kwargs, str) else kwargs)
-    fields = kwargs.pop("world_model", None) or {}
+    fields = values.pop("world_model", {})
     fields = {"size": fields} if isinstance(fields, str) else dict(fields)
+    # Version 0.1.0 had the world model's fields in policy_kwargs.
     for old, new in (("world_model_size", "size"), ("latent_dim", "latent_dim")):
         if old in kwargs:
             fields[new] = kwargs.pop(old)

@@ -14,12 +14,14 @@ CLOCKS = {"wall": "train_seconds", "cpu": "cpu_seconds"}
 
 def read_curve(path: Path) -> pd.DataFrame:
     """
-    :param path: CSV file of a run.
-    :return: Its evaluations. The last line that a killed run left unfinished is dropped.
+    Read the curve of one run. A line that a killed run left unfinished is dropped.
+
+    :param path: CSV file of the run.
+    :return: The evaluations of the run, one row each.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
-    whole = [number for number, line in enumerate(lines) if line.count(",") != len(COLUMNS) - 1]
-    curve = pd.read_csv(path, skiprows=whole, on_bad_lines="error")
+    unfinished = [number for number, line in enumerate(lines) if line.count(",") != len(COLUMNS) - 1]
+    curve = pd.read_csv(path, skiprows=unfinished, on_bad_lines="error")
     stem, _, seed = path.stem.rpartition("-seed")
     algo, _, tag = stem.partition("-")
     label = algo.upper() + (f" {tag}" if tag else "")
@@ -28,8 +30,10 @@ def read_curve(path: Path) -> pd.DataFrame:
 
 def read_curves(folder: Path) -> pd.DataFrame:
     """
+    Read all curves in a folder.
+
     :param folder: Folder of the curves.
-    :return: All evaluations, by task (the comparison's first), algorithm, variant, seed and step.
+    :return: All evaluations, sorted by task (the tasks of the comparison first), algorithm, variant, seed and step.
     """
     frames = [frame for path in sorted(folder.glob("*/*-seed*.csv")) if len(frame := read_curve(path))]
     if not frames:
@@ -42,9 +46,11 @@ def read_curves(folder: Path) -> pd.DataFrame:
 
 def is_finished(run: Run, out: Path) -> bool:
     """
+    Check whether a run need not be repeated.
+
     :param run: The run.
     :param out: Folder of the curves.
-    :return: Whether its curve goes to the end and was made with today's hyperparameters.
+    :return: Whether the curve is complete and was made with the present hyperparameters.
     """
     path = run.csv_path(out)
     if not path.exists() or not run.current(path.with_suffix(".json")):
@@ -55,11 +61,12 @@ def is_finished(run: Run, out: Path) -> bool:
 
 def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:
     """
-    Scores of each seed at a step.
+    Get the score of each seed at a step.
 
     :param curves: Evaluations of one algorithm on one task.
     :param agent_steps: The step.
-    :return: A row for each seed: its first evaluation at or after the step, else its last one; ``reached`` says which.
+    :return: One row for each seed: the first evaluation at or after the step, or the last evaluation if the run ended
+        before. The column ``reached`` is False in the second case.
     """
     rows = []
     for _, curve in curves.groupby("seed"):
@@ -70,12 +77,12 @@ def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:
 
 def seconds_to(curves: pd.DataFrame, score: float, clock: str) -> pd.Series:
     """
-    Time to a score.
+    Get the training time to a score.
 
     :param curves: Evaluations of one algorithm on one task.
     :param score: The score.
-    :param clock: Column of the clock.
-    :return: For each seed the training seconds at the first evaluation that reached it, NaN if none did.
+    :param clock: Name of the column with the training time.
+    :return: For each seed the seconds until the first evaluation that reached the score, NaN if none did.
     """
     reached = curves[curves["mean_return"] >= score].groupby("seed")[clock].first()
     return reached.reindex(sorted(curves["seed"].unique())).astype(float)
@@ -83,9 +90,11 @@ def seconds_to(curves: pd.DataFrame, score: float, clock: str) -> pd.Series:
 
 def task_of(env: str, curves: pd.DataFrame) -> Task:
     """
+    Get the task of an environment.
+
     :param env: Environment id.
-    :param curves: Evaluations on it.
-    :return: The comparison's task. For another environment one that ends where its curves end.
+    :param curves: Evaluations on the environment.
+    :return: The task of the comparison. For another environment, a task that ends at the last step of the curves.
     """
     if env in TASK_OF:
         return TASK_OF[env]
@@ -95,9 +104,12 @@ def task_of(env: str, curves: pd.DataFrame) -> Task:
 
 def target_of(task: Task, curves: pd.DataFrame) -> float | None:
     """
+    Get the score to reach.
+
     :param task: The task.
-    :param curves: Evaluations on it.
-    :return: The score to reach: the task's own, else SAC's mean at the compared step, if SAC went so far.
+    :param curves: Evaluations on the task.
+    :return: The target of the task. If it has none, SAC's mean score at the compared step, or None if no run of SAC
+        reached that step.
     """
     if task.target is not None:
         return task.target

@@ -1,4 +1,4 @@
-"""One run: a task, an algorithm and a seed, trained through rl-zoo3, and its curve as a CSV file."""
+"""One training run through rl-zoo3, which writes its learning curve to a CSV file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COLUMNS = (
     *TRAIN_METRICS,
 )
 
-# SB3's default of 100 random steps is a fifth of a DMControl episode: two whole episodes instead.
+# SB3's default of 100 random steps is a fifth of a DMControl episode. These are two episodes.
 SAC_DMCONTROL = {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "learning_starts": 1000}
 
 
@@ -64,7 +64,7 @@ class Task:
     :param env: Environment id.
     :param steps: Number of agent steps at which scores are compared.
     :param eval_freq: Number of agent steps between evaluations.
-    :param target: Score to reach; None: SAC's mean score at ``steps``.
+    :param target: Score to reach. None: SAC's mean score at ``steps``.
     :param action_repeat: Number of environment steps per agent step.
     :param published: Published mean returns at 100,000 environment steps.
     """
@@ -86,7 +86,7 @@ TASKS = (
     Task("Cheetah-run", 50_000, 5_000, 520.0, 2, {"TD-MPC2": 519.13, "SAC": 310.13, "DreamerV3": 335.73}),
     Task("Hopper-v5", 50_000, 5_000, None),
 )
-# From images; not in the overview
+# Tasks with images, which the overview leaves out
 IMAGE_TASKS = (Task("Pendulum-pixels", 5_000, 500, -200.0), Task("Pendulum-dict", 3_000, 500, -200.0))
 TASK_OF = {task.env: task for task in (*TASKS, *IMAGE_TASKS)}
 
@@ -98,7 +98,7 @@ class Run:
 
     :param algo: ``pwm`` or ``sac``.
     :param env: Environment id.
-    :param seed: Seed of the environment and the learner; evaluations have another.
+    :param seed: Seed of the environment and the learner. Evaluations have other seeds.
     :param steps: Number of agent steps at which the run ends.
     :param eval_freq: Number of agent steps between evaluations.
     :param eval_episodes: Number of episodes of an evaluation.
@@ -172,7 +172,7 @@ def action_repeat(env_id: str) -> int:
 
 def hyperparams_of(algo: str, env_id: str) -> tuple[dict[str, Any], str]:
     """
-    Look an environment's hyperparameters up in the zoo's notation.
+    Look up the hyperparameters of an environment in the zoo's notation.
 
     PWM has its entry in hyperparams/pwm.yml, else ``default``. SAC has its entry in rl-zoo3's sac.yml, else the entry
     of another version of the same environment (Hopper-v4 for Hopper-v5), else SB3's defaults.

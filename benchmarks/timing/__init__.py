@@ -1,1 +1,1 @@
-"""Timings of updates and of learning, and their tables and pictures. For `benchmarks/speed.py`."""
+"""Timings of updates and of learning, with tables and pictures, for `benchmarks/speed.py`."""

@@ -24,7 +24,7 @@ from timing.plain_update import PlainUpdate
 
 
 def clock(device: str) -> float:
-    """:param device: ``cpu`` or ``cuda``. :return: Seconds, after everything that was asked of the device is done."""
+    """:param device: ``cpu`` or ``cuda``. :return: Seconds, once the device has finished all work."""
     if device == "cuda":
         th.cuda.synchronize()
     return time.perf_counter()
@@ -43,7 +43,7 @@ def matrix_product_rate(device: str, precision: str = "float32") -> float:
 
 
 class FlopCounter(TorchDispatchMode):
-    """torch's FlopCounterMode without its bookkeeping by module, which fails on networks that are frozen meanwhile."""
+    """torch's FlopCounterMode without the counts per module, which fail for networks whose parameters are frozen."""
 
     total = 0
 
@@ -56,7 +56,7 @@ class FlopCounter(TorchDispatchMode):
 
 
 def count_flops(function: Callable[[], None]) -> int:
-    """:return: Floating-point operations of the matrix products that a function calls for, backward included."""
+    """:return: Floating-point operations of the matrix products in a function, backward passes included."""
     with FlopCounter() as counter:
         function()
     return counter.total
@@ -65,7 +65,7 @@ def count_flops(function: Callable[[], None]) -> int:
 def measure_updates(options: argparse.Namespace) -> dict[str, Any]:
     """
     :param options: Options of ``speed.py one updates``.
-    :return: Milliseconds per update of one configuration, PWM's and the plain reference's, measured in turns.
+    :return: Milliseconds per update of PWM and of the plain reference, measured in turns.
     """
     device = options.device
     if device == "cpu":
@@ -94,7 +94,7 @@ def measure_updates(options: argparse.Namespace) -> dict[str, Any]:
         update()
     rate = 0.0
     for _ in range(options.rounds):
-        # In every round, since other work comes and goes
+        # Measured in every round, because the load of the machine changes.
         rate = max(rate, matrix_product_rate(device, options.precision))
         for name, update in parts.items():
             started = clock(device)
@@ -116,7 +116,7 @@ def measure_updates(options: argparse.Namespace) -> dict[str, Any]:
         result[f"{name}_gflop"] = flops[name] / 1e9
         result[f"{name}_of_matrix_product_rate"] = flops[name] / medians[name] / rate
         if plain is not None:
-            # The ratio of each round, so that whatever else the machine did falls on both
+            # The ratio of each round, so that the load of the machine affects both times.
             ratios = [p / q for p, q in zip(times[f"plain_{name}"], times[name], strict=True)]
             result[f"plain_{name}_ms"] = 1e3 * medians[f"plain_{name}"]
             result[f"{name}_speedup"] = statistics.median(ratios)
@@ -151,14 +151,14 @@ class Stopwatch:
 def measure_learning(options: argparse.Namespace) -> dict[str, Any]:
     """
     :param options: Options of ``speed.py one learn``.
-    :return: Environment steps per second of ``learn()`` with a number of environments, and where the time goes.
+    :return: Environment steps per second of ``learn()``, and the share of the time of each part.
     """
     if options.device == "cpu":
         th.set_num_threads(options.threads)
     n_envs = options.n_envs
     make_env = gymnasium.spec(options.env).make  # a new process has registered no environments, but unpickles the spec
     env = make_vec_env(make_env, n_envs, seed=0, vec_env_cls=SubprocVecEnv if options.subprocesses else None)
-    # At every round of n environments, n updates: the ratio of updates to steps is the same for every n.
+    # n updates at every step of n environments: the ratio of updates to steps does not depend on n.
     model = PWM(
         "MlpPolicy",
         env,

@@ -1,4 +1,4 @@
-"""The model whose updates are timed, and its two updates as functions."""
+"""The model to time, and its two updates as functions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make_model(options: argparse.Namespace) -> PWM:
 
 class Updates:
     """
-    The two halves of :meth:`PWM.train` on one batch, which are timed apart.
+    The two updates in :meth:`PWM.train` as separate functions, both on one batch.
 
     :param model: The model.
     :param batch_size: Number of sequences in the batch.
@@ -77,7 +77,7 @@ class Updates:
         )
 
     def compile(self) -> None:
-        """Compile what the model would compile before its first update."""
+        """Compile the functions that the model compiles before its first update."""
         self.model._functions.compile(self.model.horizon, self.model.device)
 
     def world_model(self) -> None:

@@ -1,9 +1,9 @@
 """
-The same updates as PWM's, written as one writes them first: the yardstick of ``benchmarks/speed.py``.
+The updates of PWM without any optimization: the reference of ``benchmarks/speed.py``.
 
-Critics one after the other, rewards step by step, gradients for everything that requires them, torch's own Mish, the
-loop form of Adam; nothing batched, frozen, fused, compiled or captured. What it computes is what :class:`sb3_pwm.PWM`
-computes: a test compares the parameters after an update.
+Critics and rewards are computed one after the other. All parameters have gradients. Mish and the loop form of Adam are
+those of torch. Nothing is batched, frozen, fused or compiled. A test compares the parameters after an update with those
+of :class:`sb3_pwm.PWM`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sb3_pwm.world_model.losses import world_model_loss
 
 
 def use_plain_activations(module: nn.Module) -> None:
-    """:param module: Networks of this package, which get torch's own Mish."""
+    """:param module: Networks of this package. Their Mish is replaced by that of torch."""
     for name, child in module.named_children():
         if isinstance(child, nn.Mish):
             setattr(module, name, nn.Mish())
@@ -34,7 +34,7 @@ def use_plain_activations(module: nn.Module) -> None:
 def separate(ensemble: EnsembleMLP) -> nn.ModuleList:
     """
     :param ensemble: N networks in batched form.
-    :return: The same N networks as plain modules of their own.
+    :return: The same N networks as separate modules.
     """
     members = nn.ModuleList()
     for n in range(ensemble.n_members):
@@ -60,13 +60,14 @@ class PlainUpdate:
     """
     World-model and extraction updates of a PWM model, on copies of its networks.
 
-    :param model: Whose networks, coefficients and learning rates to take; it is not changed. Its entropy coefficient
-        must be a number, its world model single-task.
+    :param model: Model whose networks, coefficients and learning rates are copied. The model is not changed. The
+        entropy coefficient must be a number, and the world model must be single-task.
+    :raises ValueError: If the entropy coefficient is learned.
     """
 
     def __init__(self, model: PWM):
         if isinstance(model.ent_coef, str):
-            raise ValueError(f"ent_coef={model.ent_coef!r} is learned: give the yardstick's model a fixed one.")
+            raise ValueError(f"ent_coef={model.ent_coef!r} is learned: give the reference's model a number.")
         policy = model.policy
         self.model, self.ent_coef = model, float(model.ent_coef)
         self.world_model, self.actor = copy.deepcopy(policy.world_model), copy.deepcopy(policy.actor)

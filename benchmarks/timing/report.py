@@ -1,4 +1,4 @@
-"""Tables and pictures of timings that were kept as JSON."""
+"""Tables and pictures of timings in JSON files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UPDATES_HEAD = (
     "| of the matrix-product rate | peak memory |\n|" + "---|" * 12
 )
 LEARN_HEAD = "| env | environments | options | steps/s | " + " | ".join(PARTS) + " |\n|" + "---|" * (4 + len(PARTS))
-# Names that version 0.1.0 wrote
+# Older names in the files of version 0.1.0
 RENAMED = {
     "checkpoint_rollout": "gradient_checkpointing",
     "critic_epochs": "n_critic_epochs",
@@ -34,7 +34,7 @@ RENAMED = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """:param path: JSON file of timings. :return: Its content, under today's names."""
+    """:param path: JSON file of timings. :return: The content of the file, under the present names."""
     content = json.loads(path.read_text())
     results = [{RENAMED.get(name, name): value for name, value in result.items()} for result in content["results"]]
     return {**content, "results": results}
@@ -80,7 +80,7 @@ def tables(out: Path) -> str:
 
 def plot(out: Path) -> list[Path]:
     """
-    Draw how the cost grows with the model, the batch, the horizon and the number of environments.
+    Draw the time of an update over the sizes of model, batch and horizon, and the speed over the environments.
 
     :param out: Folder of the JSON files.
     :return: The pictures, ``scaling-<device>.png``.
@@ -106,7 +106,7 @@ def plot(out: Path) -> list[Path]:
 
 
 def draw_updates(axes: Any, updates: pd.DataFrame) -> None:
-    """Draw milliseconds per update over the model's size, the batch and the horizon, the median of the measurements."""
+    """Draw the median milliseconds per update over the size of the model, the batch size and the horizon."""
     reference: dict[str, Any] = {"size": "5M", "batch": 64, "horizon": 16}
     columns = {f"{prefix}{name}_ms": f"{label}, {who}" for name, label in NAMES.items()
                for prefix, who in (("", "PWM"), ("plain_", "plain reference"))}  # fmt: skip
@@ -121,7 +121,7 @@ def draw_updates(axes: Any, updates: pd.DataFrame) -> None:
         if len(chosen):
             sns.lineplot(
                 chosen, x=varied, y="milliseconds", hue="measured", style="measured", markers=True,
-                estimator="median", errorbar=None, legend=ax is axes[0] if isinstance(axes, list) else "auto", ax=ax,
+                estimator="median", errorbar=None, ax=ax,
             )  # fmt: skip
         others = ", ".join(f"{key} {value}" for key, value in fixed.items())
         ax.set(ylabel="milliseconds per update", yscale="log", title=f"{varied} ({others})")
