@@ -1,17 +1,18 @@
 """
-Every task of the package as plain data: names, environment ids, and the suites MT30 and MT80 with their dimensions.
+All tasks of the package as plain data: names, environment ids, and the suites MT30 and MT80 with their dimensions.
 
-The names are written down here rather than asked of the simulators. Importing dm_control takes most of a second and
-opens a graphics library, which a program that merely imports the package should not pay for.
+The names are listed here, and not read from the simulators, because importing dm_control takes most of a second and
+opens a graphics library.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import functools
 from importlib import resources
+
+from sb3_pwm.common.checks import check_name
 
 DM_CONTROL_TASKS: dict[str, tuple[str, ...]] = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -34,7 +35,7 @@ DM_CONTROL_TASKS: dict[str, tuple[str, ...]] = {
     "swimmer": ("swimmer6", "swimmer15"),
     "walker": ("stand", "walk", "run"),
 }
-"""Every task of dm_control's suite, by domain, in dm_control's own spelling."""
+"""Tasks of dm_control's suite by domain, in the spelling of dm_control"""
 
 CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
     "walker": ("walk_backwards", "run_backwards"),
@@ -44,10 +45,10 @@ CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
     "ball_in_cup": ("spin",),
     "pendulum": ("spin",),
 }
-"""The tasks that MT30 adds to dm_control's domains, see `sb3_pwm.envs.custom`."""
+"""Tasks that MT30 adds to dm_control's domains, see :mod:`sb3_pwm.envs.custom`"""
 
 MUSCLE_TASKS: dict[str, tuple[str, ...]] = {"muscle_humanoid": ("stand", "walk", "run")}
-"""The tasks of the humanoid with 152 muscles, see `sb3_pwm.envs.muscle_humanoid`."""
+"""Tasks of the humanoid with 152 muscles, see :mod:`sb3_pwm.envs.muscle_humanoid`"""
 
 META_WORLD_TASKS: tuple[str, ...] = (
     *("assembly", "basketball", "button-press-topdown", "button-press-topdown-wall", "button-press"),
@@ -61,30 +62,33 @@ META_WORLD_TASKS: tuple[str, ...] = (
     *("stick-pull", "sweep-into", "sweep", "window-open", "window-close"),
     *("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert"),
 )
-"""Meta-World's 50 tasks, in the order in which the TD-MPC2 release counts them."""
+"""The 50 tasks of Meta-World, in the order of TD-MPC2"""
 
 IMAGE_TASKS: dict[str, bool] = {"Pendulum-pixels": False, "Pendulum-dict": True}
-"""Pendulum-v1 seen as pictures, see `sb3_pwm.envs.pendulum_images`; True: with the velocity, as a ``Dict``."""
+"""Ids of Pendulum-v1 with images, and whether the observation is a ``Dict`` with the velocity, see
+:mod:`sb3_pwm.envs.pendulum_images`"""
 
-# The two domains that TD-MPC2, its data sets and its published curves spell differently from dm_control, and our own.
+# Domains whose names in environment ids are not those of dm_control. The first two are TD-MPC2's names.
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass", "muscle_humanoid": "muscle-humanoid"}
 
 
 def env_id(task: str) -> str:
-    """Returns the environment id of a task.
+    """
+    Convert the name of a task to its environment id.
 
-    :param task: The task as the TD-MPC2 and PWM releases spell it, e.g. ``"cup-catch"``.
-    :return: The id, e.g. ``"Cup-catch"``.
+    :param task: Name of the task in the spelling of TD-MPC2 and PWM, such as ``"cup-catch"``.
+    :return: Environment id, such as ``"Cup-catch"``.
     """
     return f"{task[0].upper()}{task[1:]}"
 
 
 def suite_env_id(domain: str, task: str) -> str:
-    """Returns the environment id of a task of dm_control's suite, or of one that is added to it.
+    """
+    Convert domain and task of dm_control, of MT30 or of the muscle humanoid to the environment id.
 
-    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
-    :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
-    :return: The id, e.g. ``"Cup-catch"`` or ``"Finger-turn-easy"``.
+    :param domain: Name of the domain in dm_control, such as ``"ball_in_cup"``.
+    :param task: Name of the task in dm_control, such as ``"turn_easy"``.
+    :return: Environment id, such as ``"Cup-catch"`` or ``"Finger-turn-easy"``.
     """
     name = _USUAL_DOMAIN_NAMES.get(domain, domain)
     return env_id(f"{name}-{task.replace('_', '-')}")
@@ -101,7 +105,7 @@ _CUSTOM = tuple(
 )
 _META_WORLD = tuple(f"mw-{task}" for task in META_WORLD_TASKS)
 
-# Sizes of observation and action, by the beginning of the task's name; the longest that fits counts.
+# Sizes of observation and action by prefix of the task's name. The longest prefix of a name counts.
 _DIMENSIONS = {
     "acrobot": (6, 1),
     "cartpole": (5, 1),
@@ -122,10 +126,10 @@ _DIMENSIONS = {
 @dataclasses.dataclass(frozen=True)
 class Suite:
     """
-    A set of tasks that one world model is trained on.
+    A set of tasks for one world model.
 
-    :param name: Its name, such as ``"mt30"``.
-    :param tasks: The tasks as the TD-MPC2 and PWM releases spell and order them, so that their task indices fit.
+    :param name: Name of the suite, such as ``"mt30"``.
+    :param tasks: Names of the tasks, in the spelling and the order of TD-MPC2 and PWM. Task indices are the same.
     """
 
     name: str
@@ -133,58 +137,64 @@ class Suite:
 
     @property
     def env_ids(self) -> tuple[str, ...]:
-        """The tasks' environment ids, in the same order."""
+        """Environment ids of the tasks, in the order of the tasks."""
         return tuple(env_id(task) for task in self.tasks)
 
     def canonical(self, task: str) -> str:
         """
-        :param task: A task's name or environment id.
-        :return: Its name, as the releases spell it.
-        :raises ValueError: If the suite has no such task; the message names the nearest ones.
+        Convert a name or an environment id to the name in the suite.
+
+        :param task: Name or environment id of a task.
+        :return: Name of the task in the spelling of TD-MPC2 and PWM.
+        :raises ValueError: If the suite has no such task. The message lists the nearest names.
         """
-        name = task.lower()
-        if name not in self.tasks:
-            nearest = difflib.get_close_matches(name, self.tasks, n=3, cutoff=0.0)
-            raise ValueError(f"{self.name} has no task {task!r}; nearest: {', '.join(nearest)}.")
-        return name
+        check_name("task", task, self.tasks, self.name, ignore_case=True)
+        return task.lower()
 
     def index(self, task: str) -> int:
         """
-        :param task: A task's name or environment id.
-        :return: Its index in the suite.
-        :raises ValueError: If the suite has no such task; the message names the nearest ones.
+        Look up the index of a task.
+
+        :param task: Name or environment id of a task.
+        :return: Index of the task in the suite.
+        :raises ValueError: If the suite has no such task. The message lists the nearest names.
         """
         return self.tasks.index(self.canonical(task))
 
     @property
     def observation_dim(self) -> int:
-        """Size of the largest observation, to which the others are padded."""
+        """Size of the largest observation. Smaller observations are padded to it."""
         return max(dimensions(task)[0] for task in self.tasks)
 
     @property
     def action_dim(self) -> int:
-        """Size of the largest action, to which the others are padded."""
+        """Size of the largest action. Smaller actions are padded to it."""
         return max(dimensions(task)[1] for task in self.tasks)
 
 
 MT30 = Suite("mt30", _DM_CONTROL + _CUSTOM)
+"""The 30 tasks of MT30: 19 of dm_control, and 11 that TD-MPC2 adds"""
 MT80 = Suite("mt80", _DM_CONTROL + _CUSTOM + _META_WORLD)
+"""The 80 tasks of MT80: MT30, and the 50 tasks of Meta-World"""
 SUITES = {suite.name: suite for suite in (MT30, MT80)}
+"""All suites, by name"""
 
 
 def get_suite(name: str) -> Suite:
     """
-    :param name: ``"mt30"`` or ``"mt80"``, in any case.
+    Look up a suite.
+
+    :param name: ``"mt30"`` or ``"mt80"``, in upper or lower case.
     :return: The suite.
     :raises ValueError: If there is no such suite.
     """
-    if name.lower() not in SUITES:
-        raise ValueError(f"There is no suite {name!r}; the suites are {', '.join(SUITES)}.")
+    check_name("suite", name, SUITES, ignore_case=True)
     return SUITES[name.lower()]
 
 
 @functools.cache
 def _all_tasks() -> tuple[str, ...]:
+    """:return: Names of all tasks with flat observations."""
     tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
     ids = [suite_env_id(domain, task) for domain, tasks in tables for task in tasks]
     return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD)
@@ -192,22 +202,24 @@ def _all_tasks() -> tuple[str, ...]:
 
 def task_name(task: str) -> str:
     """
-    :param task: Any task of the package with flat observations, of a suite or not, or its environment id, in any case.
-    :return: Its name: the environment id with a small first letter, as the releases spell theirs.
-    :raises ValueError: If there is no such task; the message names the nearest ones.
+    Convert a name or an environment id to the name of the task.
+
+    :param task: Name or environment id of a task with flat observations, in upper or lower case. The task need not be
+        in a suite.
+    :return: Name of the task, which is the environment id with a lower-case first letter.
+    :raises ValueError: If there is no such task. The message lists the nearest names.
     """
-    by_lower_case = {name.lower(): name for name in _all_tasks()}
-    if task.lower() not in by_lower_case:
-        nearest = difflib.get_close_matches(task.lower(), by_lower_case, n=3, cutoff=0.0)
-        raise ValueError(f"There is no task {task!r}; nearest: {', '.join(nearest)}.")
-    return by_lower_case[task.lower()]
+    check_name("task", task, _all_tasks(), ignore_case=True)
+    return next(name for name in _all_tasks() if name.lower() == task.lower())
 
 
 def dimensions(task: str) -> tuple[int, int]:
     """
-    :param task: A task of MT80.
-    :return: Sizes of its observation and its action.
-    :raises ValueError: If MT80 has no such task; the message names the nearest ones.
+    Look up the dimensions of a task.
+
+    :param task: Name or environment id of a task of MT80.
+    :return: Size of the observation, and size of the action.
+    :raises ValueError: If MT80 has no such task. The message lists the nearest names.
     """
     name = MT80.canonical(task)
     return _DIMENSIONS[max((prefix for prefix in _DIMENSIONS if name.startswith(prefix)), key=len)]
@@ -215,13 +227,13 @@ def dimensions(task: str) -> tuple[int, int]:
 
 def normalized_score(task: str, mean_return: float, success_rate: float | None = None) -> float:
     """
-    The score in [0, 1] that multi-task results are averages of (TD-MPC2, section 4).
+    Compute the normalized score of a task, whose mean over the tasks is a multi-task result (TD-MPC2, section 4).
 
-    :param task: A task of MT80.
-    :param mean_return: Mean return of its episodes.
-    :param success_rate: Share of episodes that ended in success; needed for Meta-World.
-    :return: The return divided by 1000 on DMControl, the success rate on Meta-World.
-    :raises ValueError: If MT80 has no such task, or a Meta-World task comes without its success rate.
+    :param task: Name or environment id of a task of MT80.
+    :param mean_return: Mean return of the episodes.
+    :param success_rate: Share of the episodes that ended in success. Required for tasks of Meta-World.
+    :return: Score from 0 to 1: the mean return divided by 1000 for DMControl, the success rate for Meta-World.
+    :raises ValueError: If MT80 has no such task, or the success rate of a Meta-World task is missing.
     """
     if MT80.canonical(task).startswith("mw-"):
         if success_rate is None:
@@ -233,9 +245,11 @@ def normalized_score(task: str, mean_return: float, success_rate: float | None =
 @functools.cache
 def published_scores(suite: str) -> dict[str, dict[str, float]]:
     """
+    Read the published multi-task results of a suite.
+
     :param suite: ``"mt30"`` or ``"mt80"``.
-    :return: By task, the normalized scores of ``"pwm_48m"`` (arXiv 2407.02466, one world model of 48M for the suite)
-        and ``"tdmpc2"`` (its authors' multi-task results).
+    :return: Normalized scores by task and by method: ``"pwm_48m"`` (arXiv 2407.02466, one world model of 48M parameters
+        for the suite) and ``"tdmpc2"`` (multi-task results of its authors).
     :raises ValueError: If there is no such suite.
     """
     name = get_suite(suite).name

@@ -26,7 +26,7 @@ from sb3_pwm.pwm.losses import (
 )
 from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.optimizers import step
-from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, Phase, current_phase
+from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, Phase, current_phase, parse_bc_coef
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
 REWARDS = th.tensor([[1.0], [2.0], [3.0]])
@@ -245,6 +245,15 @@ def test_phases():
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
         given = phase(*flags, 3, 0.25, 0.5)
         assert (given.n_world_model_updates, given.replay_critic_coef, given.bc_coef) == (3, 0.25, 0.5)
+    assert phase(False, False, False, "auto", "auto", "auto_2.5").bc_coef == 0.0
+    for flags in ((True, False, True), (False, True, True)):  # only "auto" depends on the phase
+        assert phase(*flags, "auto", "auto", "auto_2.5").bc_coef == 2.5
     assert not phase(False, False, False).replays
     assert phase(False, False, False, 0, 0.0, 0.1).replays
     assert not phase(False, False, False, 0, 0.0, 0.1).trains_world_model
+
+
+@pytest.mark.parametrize("bc_coef", [-1.0, math.nan, math.inf, "auto_", "auto_x", "auto_-1", "autos", "1.0", None])
+def test_bad_behavior_coefficients_are_refused(bc_coef):
+    with pytest.raises(ValueError, match=r"bc_coef \(if not .*\) must be a number of at least 0, got"):
+        parse_bc_coef(bc_coef)

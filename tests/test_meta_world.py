@@ -142,9 +142,9 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         env.unwrapped.step(np.zeros(3, np.float32))
     env.close()
-    with pytest.raises(ValueError, match="action_repeat is 0"):
+    with pytest.raises(ValueError, match="action_repeat must be an integer of at least 1, got 0"):
         gymnasium.make("Mw-reach", action_repeat=0)
-    with pytest.raises(ValueError, match=r"no task 'reech'; nearest: .*'reach'"):
+    with pytest.raises(ValueError, match=r"Meta-World has no task 'reech'; nearest: .*reach"):
         gymnasium.make("Mw-reach", task="reech")
 
 

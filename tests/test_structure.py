@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent / "sb3_pwm"
 # A part is a folder or a module of the package. What stands to the right is all that it may import of the package.
 LAYERS: dict[str, set[str]] = {
     "common": set(),
-    "tasks": set(),
+    "tasks": {"common"},
     "export": {"common"},
     "data": {"common", "tasks"},
     "world_model": {"common", "tasks", "data"},

@@ -88,7 +88,7 @@ def check_distinct(names: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{names} must be distinct, got {', '.join(map(str, values))}.")
 
 
-def check_name(kind: str, name: str, known: Collection[str], owner: str = "") -> None:
+def check_name(kind: str, name: str, known: Collection[str], owner: str = "", ignore_case: bool = False) -> None:
     """
     Check that something of a given name exists.
 
@@ -96,13 +96,16 @@ def check_name(kind: str, name: str, known: Collection[str], owner: str = "") ->
     :param name: Name that was asked for.
     :param known: Names that exist.
     :param owner: Noun phrase for what has the known names, for the message: ``"The data set"``. Empty: no owner.
+    :param ignore_case: Whether a name that differs in upper and lower case only is the same name.
     :raises ValueError: If the name is unknown. The message lists the known names, or the nearest of many.
     """
-    if name in known:
+    lower_case = {known_name.lower(): known_name for known_name in known}
+    if name in known or (ignore_case and name.lower() in lower_case):
         return
     start = f"{owner} has no {kind} {name!r}" if owner else f"There is no {kind} {name!r}"
     if len(known) > MAX_LISTED_NAMES:
-        raise ValueError(f"{start}; nearest: {', '.join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))}.")
+        nearest = difflib.get_close_matches(name.lower(), lower_case, n=3, cutoff=0.0)
+        raise ValueError(f"{start}; nearest: {', '.join(lower_case[found] for found in nearest)}.")
     raise ValueError(f"{start}; {'its' if owner else 'the'} {kind}s are {', '.join(known) or '(none)'}.")
 
 

@@ -1,4 +1,4 @@
-"""Task suites under their usual names: ``gymnasium.make("Dog-run")`` works once `sb3_pwm` is imported."""
+"""Environments under the usual names of their tasks: ``import sb3_pwm`` makes ``gymnasium.make("Dog-run")`` work."""
 
 from sb3_pwm.envs.registration import register_envs
 

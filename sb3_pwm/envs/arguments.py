@@ -1,4 +1,4 @@
-"""What the package's environments refuse, and how they say so."""
+"""Checks of the arguments and actions that all environments of the package share."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.common.checks import check_choice, check_number
+
 
 def check_arguments(action_repeat: int, render_mode: str | None, width: int, height: int) -> None:
-    """Checks what every environment of the package is made with.
-
-    :param action_repeat: Control steps per agent step.
-    :param render_mode: ``"rgb_array"`` or None.
-    :param width: Width of a rendered picture in pixels.
-    :param height: Height of a rendered picture in pixels.
-    :raises ValueError: if one of them is something else; the message names it.
     """
-    if action_repeat < 1:
-        raise ValueError(f"action_repeat is {action_repeat}, but an agent step takes at least 1 control step")
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode is {render_mode!r}, but only 'rgb_array' or None can be drawn")
-    if width < 1 or height < 1:
-        raise ValueError(f"width and height are {width} and {height}, but a picture has at least 1 pixel of each")
+    Check the arguments of an environment.
+
+    :param action_repeat: Number of control steps per agent step.
+    :param render_mode: ``"rgb_array"`` or None.
+    :param width: Width of a rendered image in pixels.
+    :param height: Height of a rendered image in pixels.
+    :raises ValueError: If an argument has an invalid value. The message names it.
+    """
+    for name, value in (("action_repeat", action_repeat), ("width", width), ("height", height)):
+        check_number(name, value, 1, integer=True)
+    check_choice("render_mode", render_mode, (None, "rgb_array"))
 
 
 def check_action(action: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Checks the shape of an action.
+    """
+    Check the shape of an action.
 
     :param action: The action.
-    :param shape: The action space's shape.
+    :param shape: Shape of the action space.
     :return: The action as an array.
-    :raises ValueError: if it has another shape.
+    :raises ValueError: If the action has another shape.
     """
     action = np.asarray(action)
     if action.shape != shape:
-        raise ValueError(f"the action has shape {action.shape}, but this task's is {shape}")
+        raise ValueError(f"The action has the shape {action.shape}, the action space has {shape}.")
     return action

@@ -1,8 +1,11 @@
-"""The 11 tasks that MT30 adds to dm_control's suite (TD-MPC2, arXiv 2310.16828, appendix): new goals for known bodies.
+"""
+The 11 tasks that MT30 adds to dm_control's suite (TD-MPC2, arXiv 2310.16828, appendix).
 
-Starts, observations and models are dm_control's own, but for the reacher's third link; what is new are the rewards,
-defined as the TD-MPC2 release defines them, so that scores compare. This module imports dm_control: import it after
-:func:`sb3_pwm.envs.rendering.import_suite` has chosen how to draw.
+They have the models, observations and start states of dm_control, with a third link for the reacher and other starts
+for the ball in the cup. The rewards are those of TD-MPC2's code, so that scores can be compared.
+
+This module imports dm_control. Import it after :func:`sb3_pwm.envs.rendering.import_suite`, which chooses the graphics
+library.
 """
 
 from __future__ import annotations
@@ -20,15 +23,22 @@ INFINITY = float("inf")
 
 
 def at_least(value: float, goal: float) -> float:
-    """:return: 1 from the goal on, below it the value's share of it, down to 0."""
+    """
+    Reward a value in proportion to a goal.
+
+    :param value: The value.
+    :param goal: Value from which the reward is one.
+    :return: ``value / goal``, clipped to [0, 1].
+    """
     return float(tolerance(value, bounds=(goal, INFINITY), margin=goal, value_at_margin=0.0, sigmoid="linear"))
 
 
 class BackwardsWalker(walker.PlanarWalker):  # type: ignore[misc]
-    """Walk or run, but backwards: dm_control's reward with the velocity's sign changed.
+    """
+    Walk or run backwards. The reward is dm_control's, with the opposite sign of the velocity.
 
-    :param move_speed: The speed to reach, in m/s.
-    :param random: See dm_control's tasks.
+    :param move_speed: Speed to reach, in m/s.
+    :param random: Seed or random state, as for dm_control's tasks.
     """
 
     def get_reward(self, physics: Any) -> float:
@@ -41,7 +51,7 @@ class BackwardsWalker(walker.PlanarWalker):  # type: ignore[misc]
 
 
 class BackwardsCheetah(cheetah.Cheetah):  # type: ignore[misc]
-    """Run backwards, at 8 m/s or more."""
+    """Run backwards at 8 m/s or more."""
 
     SPEED = 8.0
 
@@ -49,19 +59,21 @@ class BackwardsCheetah(cheetah.Cheetah):  # type: ignore[misc]
         return at_least(-physics.speed(), self.SPEED)
 
 
-# Height in meters of torso and foot from which on they count as up.
+# Height in meters from which torso and feet count as lifted
 _CHEETAH_UP = 1.2
 
 
 def _cheetah_up(height: float) -> float:
+    """:return: Reward from 0 to 1 for the height of torso or feet."""
     return float(tolerance(height, bounds=(_CHEETAH_UP, INFINITY), margin=_CHEETAH_UP / 2))
 
 
 class OneFootCheetah(cheetah.Cheetah):  # type: ignore[misc]
-    """Run at 6 m/s on one foot, the other foot and the torso up in the air.
+    """
+    Run at 6 m/s on one foot, with the torso and the second foot lifted.
 
-    :param lifted: Body of the foot that is not to touch the ground: ``"bfoot"`` (back) or ``"ffoot"`` (front).
-    :param random: See dm_control's tasks.
+    :param lifted: Name of the lifted foot: ``"bfoot"`` (back) or ``"ffoot"`` (front).
+    :param random: Seed or random state, as for dm_control's tasks.
     """
 
     SPEED = 6.0
@@ -77,7 +89,7 @@ class OneFootCheetah(cheetah.Cheetah):  # type: ignore[misc]
 
 
 class JumpingCheetah(cheetah.Cheetah):  # type: ignore[misc]
-    """Jump on the spot: torso and both feet up, hardly any speed along the ground."""
+    """Jump on the spot: lift the torso and both feet, and hardly move along the ground."""
 
     SPEED = 0.5
 
@@ -95,9 +107,10 @@ class JumpingCheetah(cheetah.Cheetah):  # type: ignore[misc]
 
 
 class BackwardsHopper(hopper.Hopper):  # type: ignore[misc]
-    """Hop backwards, at 1 m/s or more, the torso upright above the foot.
+    """
+    Hop backwards at 1 m/s or more, with the torso high above the foot.
 
-    :param random: See dm_control's tasks.
+    :param random: Seed or random state, as for dm_control's tasks.
     """
 
     SPEED = 1.0
@@ -111,7 +124,7 @@ class BackwardsHopper(hopper.Hopper):  # type: ignore[misc]
 
 
 class SpinningPendulum(pendulum.SwingUp):  # type: ignore[misc]
-    """Spin, at 9 rad/s or more, in either direction."""
+    """Spin at 9 rad/s or more, in either direction."""
 
     SPEED = 9.0
 
@@ -120,7 +133,7 @@ class SpinningPendulum(pendulum.SwingUp):  # type: ignore[misc]
 
 
 class SpinningBall(ball_in_cup.BallInCup):  # type: ignore[misc]
-    """Swing the ball around the cup, fast and on a long string; nine of ten episodes start with it in the cup."""
+    """Swing the ball around the cup, fast and at a distance. Nine of ten episodes start with the ball in the cup."""
 
     DISTANCE, SPEED = 0.5, 6.0
 
@@ -143,13 +156,13 @@ class SpinningBall(ball_in_cup.BallInCup):  # type: ignore[misc]
 
 
 def three_link_reacher() -> reacher.Physics:
-    """:return: dm_control's planar reacher with an arm of three links in place of its two."""
+    """:return: Physics of dm_control's planar reacher, with an arm of three links instead of two."""
     model = mjcf.from_xml_string(common.read_model("reacher.xml"), assets=common.ASSETS)
     for joint in ("shoulder", "wrist"):
         model.find("actuator", joint).remove()
     model.find("body", "arm").remove()
     parent, position = model.worldbody, [0.0, 0.0, 0.01]
-    # Name of the link, name of its joint, the joint's range in degrees, length of what is drawn
+    # Name of the link, name of its joint, range of the joint in degrees, length of the drawn capsule
     links = (("arm0", "shoulder0", None, 0.09), ("arm1", "shoulder1", 80, 0.09), ("hand", "wrist", 80, 0.1))
     for name, joint, bound, length in links:
         body = parent.add("body", name=name, pos=position)
@@ -165,11 +178,12 @@ def three_link_reacher() -> reacher.Physics:
 
 
 def _physics_of(module: Any) -> Callable[[], Any]:
+    """:return: Function that makes the physics of a domain of dm_control."""
     return lambda: module.Physics.from_xml_string(*module.get_model_and_assets())
 
 
-# By domain and task: what makes the physics, what makes the task from its random state, and seconds per control step
-# where that is not the physics' time step.
+# By domain and task: function that makes the physics, function that makes the task of a random state, and seconds per
+# control step (None: the time step of the physics).
 _TASKS: dict[tuple[str, str], tuple[Callable[[], Any], Callable[[Any], Any], float | None]] = {
     ("walker", "walk_backwards"): (_physics_of(walker), lambda random: BackwardsWalker(1.0, random), 0.025),
     ("walker", "run_backwards"): (_physics_of(walker), lambda random: BackwardsWalker(8.0, random), 0.025),
@@ -187,10 +201,12 @@ _TASKS: dict[tuple[str, str], tuple[Callable[[], Any], Callable[[Any], Any], flo
 
 def load(domain: str, task: str, random: int | np.random.RandomState | None = None) -> control.Environment:
     """
-    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
-    :param task: The task, e.g. ``"hop_backwards"``.
-    :param random: Seed or random state of the episodes' starts.
-    :return: The environment, without a time limit of its own.
+    Make the environment of a task.
+
+    :param domain: Name of the domain in dm_control, such as ``"ball_in_cup"``.
+    :param task: Name of the task, such as ``"spin"``.
+    :param random: Seed or random state of the task.
+    :return: The environment, without a time limit.
     :raises KeyError: If there is no such task.
     """
     make_physics, make_task, control_timestep = _TASKS[domain, task]

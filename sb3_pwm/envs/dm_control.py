@@ -1,20 +1,21 @@
-"""dm_control's environments as Gymnasium environments with flat observations and normalized actions.
+"""
+dm_control's environments as Gymnasium environments with flat observations and normalized actions.
 
-dm_control is used directly, not through Shimmy's compatibility wrapper: that one's Dict observation space sorts its
-keys, so the flattened observation would differ from the one that published data sets and world models hold; it
-assigns one frame rate to all environments of a process; and a wrapper around it has to compute the observation of
-every control step, also of those in the middle of an agent step that no one sees.
+Shimmy's wrapper of dm_control is not used, for three reasons. It sorts the keys of the observation, so that the
+flattened observation would not be the one in published data sets and world models. It sets one frame rate for all
+environments of a process. And it computes an observation at every control step, although an agent sees only the last
+one of its step.
 """
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.common.checks import check_name
 from sb3_pwm.envs.arguments import check_action, check_arguments
 from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
 from sb3_pwm.tasks import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS
@@ -22,35 +23,36 @@ from sb3_pwm.tasks import CUSTOM_TASKS, DM_CONTROL_TASKS, MUSCLE_TASKS
 if TYPE_CHECKING:
     from dm_control.rl import control
 
-# The camera that TD-MPC2's videos show, where it is not the first one: quadruped's first stays where it is while the
-# robot walks out of the picture.
+# Camera of each domain, if it is not the first one. The first camera of quadruped does not follow the robot.
 _CAMERAS = {"quadruped": 2}
 
-# dm_control reports the control range of an actuator without limits as this, either side of zero.
+# dm_control reports plus and minus this number as the range of an actuator without limits.
 _UNLIMITED = 1e10
 
 
 class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """A dm_control environment with a flat observation, normalized actions and action repeat.
+    """
+    Environment of dm_control with flat observations, normalized actions and action repeat.
 
-    Observations are the task's own, in dm_control's own key order, as one float32 vector. Actions are float32 in
-    [-1, 1] and mapped linearly to each actuator's control range; an actuator without limits receives the action as
-    it is. The reward is the sum over the repeated control steps. A task's own end with discount 0 is reported as
-    ``terminated``, one with another discount as ``truncated``.
+    Observations are the entries of dm_control's observation, in dm_control's order, as one float32 vector. Actions are
+    float32 in [-1, 1] and are mapped linearly to the control range of each actuator. Actions of an actuator without
+    limits are not mapped. The reward is the sum over the repeated control steps. If dm_control ends the episode with
+    discount 0, the step is ``terminated``. If dm_control ends it with another discount, the step is ``truncated``.
 
-    The environment's own time limit is not applied: an episode's length is the business of the registered
-    ``max_episode_steps``, so that Gymnasium, its spec and its users see one and the same limit.
+    dm_control's time limit is not applied. The registered ``max_episode_steps`` limits an episode, so that Gymnasium
+    knows the limit.
 
-    ``reset(seed=s)`` starts the episode that ``suite.load(domain, task, task_kwargs={"random": s})`` starts.
+    ``reset(seed=s)`` starts the same episode as ``suite.load(domain, task, task_kwargs={"random": s})``.
 
-    :param environment: The environment of ``dm_control.rl.control`` to wrap; its task has a ``random`` state, as all
-        of the suite's have.
-    :param action_repeat: Control steps per agent step, at least 1. An episode that ends within an agent step ends it.
-    :param render_mode: ``"rgb_array"``, or None for an environment that draws nothing.
-    :param width: Width of a rendered picture in pixels.
-    :param height: Height of a rendered picture in pixels.
-    :param camera_id: Index or name of the camera to draw from; -1 is MuJoCo's free camera.
-    :raises ValueError: if ``action_repeat``, ``render_mode`` or the picture's size is not one of the above.
+    :param environment: Environment of ``dm_control.rl.control``. Its task must have the attribute ``random``, as all
+        tasks of the suite have.
+    :param action_repeat: Number of control steps per agent step, at least 1. There are fewer in the agent step in which
+        the episode ends.
+    :param render_mode: ``"rgb_array"`` to render images, or None.
+    :param width: Width of a rendered image in pixels.
+    :param height: Height of a rendered image in pixels.
+    :param camera_id: Index or name of the camera; -1 is MuJoCo's free camera.
+    :raises ValueError: If ``action_repeat``, ``render_mode``, ``width`` or ``height`` has an invalid value.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium declares it so)
@@ -90,30 +92,33 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Starts a new episode.
+        """
+        Start a new episode.
 
-        :param seed: Restarts the task's random state from this seed; None goes on with it.
-        :param options: None is known; any are ignored.
-        :return: The first observation, (O,), and an empty dict.
+        :param seed: Seed of the random state of the task. None: the random state is kept.
+        :param options: Ignored.
+        :return: First observation ``(O,)``, and an empty dictionary.
         """
         super().reset(seed=seed)
         if seed is not None:
-            # RandomState takes 32 bits, or words of 32 bits, where Gymnasium takes any non-negative integer.
+            # Gymnasium's seeds can be larger than 32 bits. RandomState takes 32 bits, or an array of 32-bit words.
             words = seed if seed < 2**32 else np.random.SeedSequence(seed).generate_state(4)
             self.environment.task.random.seed(words)
         return _flatten(self.environment.reset().observation), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Applies one action for ``action_repeat`` control steps.
+        """
+        Apply an action for ``action_repeat`` control steps.
 
-        :param action: (A,), in [-1, 1].
-        :return: The observation (O,), the summed reward, terminated, truncated and an empty dict.
-        :raises ValueError: if the action has another shape than the action space.
+        :param action: Action ``(A,)`` in [-1, 1].
+        :return: Observation ``(O,)``, sum of the rewards, terminated, truncated, and an empty dictionary.
+        :raises ValueError: If the action does not have the shape of the action space.
         """
         action = check_action(action, self._action_center.shape)
         control = self._action_center + self._action_half_range * action
 
-        # What control.Environment.step does, without the observations between: 5 to 25% of a step's time.
+        # The same as control.Environment.step, without the observation of each control step, which takes 5 to 25% of
+        # the time.
         task, physics = self.environment.task, self.environment.physics
         reward = 0.0
         discount = None
@@ -130,41 +135,43 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return _flatten(task.get_observation(physics)), float(reward), terminated, truncated, {}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """Draws the current state.
+        """
+        Render the current state.
 
-        :return: The picture, (height, width, 3), or None if the environment was made without a ``render_mode``.
-        :raises RuntimeError: if the graphics library cannot draw; the message says what to install.
+        :return: Image ``(height, width, 3)``, or None if the environment was made without a ``render_mode``.
+        :raises RuntimeError: If the graphics library cannot render. The message says what to install.
         """
         if self.render_mode is None:
             return None
-        # Not when the environment is made: SB3's make_vec_env asks for "rgb_array" of every environment it makes, also
-        # of those that nobody will look at.
+        # Not in the constructor: SB3's make_vec_env makes all environments with "rgb_array", rendered or not.
         check_rendering()
         physics = self.environment.physics
         fit_picture(physics.model, self.width, self.height)
         try:
-            _ = physics.contexts  # opened here, where a failure can be told from one of the picture's
-        except Exception as error:  # Each backend, and PyOpenGL below them, has errors of its own.
-            raise RuntimeError(f"the OpenGL library cannot be drawn with: {error}. {HOW_TO_RENDER}") from error
+            _ = physics.contexts  # opens the contexts, so that only their errors are caught here
+        except Exception as error:  # each backend raises errors of other kinds
+            raise RuntimeError(f"The OpenGL library cannot render: {error}. {HOW_TO_RENDER}") from error
         return physics.render(height=self.height, width=self.width, camera_id=self.camera_id)
 
     def close(self) -> None:
-        """Frees the simulation and what it holds of the graphics library. The environment cannot be used again."""
+        """Free the memory of the simulation and the graphics library. The environment cannot be used afterwards."""
         self.environment.physics.free()
         self.environment.close()
 
 
 class SuiteEnv(DMControlEnv):
-    """A task of dm_control's suite, or one that is added to it; what ``gymnasium.make("Dog-run")`` builds.
+    """
+    Environment of a task of dm_control's suite, of MT30, or of the muscle humanoid. ``gymnasium.make("Dog-run")`` makes
+    this class.
 
-    :param domain: dm_control's name of the domain, e.g. ``"ball_in_cup"``.
-    :param task: dm_control's name of the task, e.g. ``"turn_easy"``.
-    :param action_repeat: See `DMControlEnv`.
-    :param render_mode: See `DMControlEnv`.
-    :param width: See `DMControlEnv`.
-    :param height: See `DMControlEnv`.
-    :param camera_id: See `DMControlEnv`; None is the camera that shows the whole robot.
-    :raises ValueError: if there is no such task; the message names the nearest ones.
+    :param domain: Name of the domain in dm_control, such as ``"ball_in_cup"``.
+    :param task: Name of the task in dm_control, such as ``"turn_easy"``.
+    :param action_repeat: Number of control steps per agent step, see :class:`DMControlEnv`.
+    :param render_mode: ``"rgb_array"`` to render images, or None.
+    :param width: Width of a rendered image in pixels.
+    :param height: Height of a rendered image in pixels.
+    :param camera_id: Index or name of the camera. None: a camera that shows the whole robot.
+    :raises ValueError: If there is no such task. The message lists the nearest ones.
     """
 
     def __init__(
@@ -178,12 +185,10 @@ class SuiteEnv(DMControlEnv):
         camera_id: int | str | None = None,
     ) -> None:
         tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
-        if not any(domain == a_domain and task in tasks for a_domain, tasks in tables):
-            known = [f"{a_domain} {a_task}" for a_domain, tasks in tables for a_task in tasks]
-            nearest = difflib.get_close_matches(f"{domain} {task}", known, n=3, cutoff=0.0)
-            raise ValueError(f"there is no task {task!r} in a domain {domain!r}; nearest: {nearest}")
+        known = [f"{known_domain} {known_task}" for known_domain, tasks in tables for known_task in tasks]
+        check_name("task", f"{domain} {task}", known)
         suite = import_suite()
-        # These modules import dm_control, whose graphics import_suite has chosen.
+        # The modules below import dm_control, and must wait for import_suite, which chooses the graphics library.
         if task in CUSTOM_TASKS.get(domain, ()):
             from sb3_pwm.envs import custom  # waits for dm_control
 
@@ -193,9 +198,9 @@ class SuiteEnv(DMControlEnv):
 
             environment = muscle_humanoid.load(task, random=0)
         else:
-            # lqr draws its springs when it is built: from a fixed seed, every copy of the task is the same task.
+            # The constructor of lqr draws the stiffness of the springs. With a fixed seed, all copies are the same.
             environment = suite.load(domain, task, task_kwargs={"random": 0})
-        environment.task.random.seed()  # from the operating system, until reset(seed=) says otherwise
+        environment.task.random.seed()  # a seed of the operating system, until reset() is given one
         super().__init__(
             environment,
             action_repeat=action_repeat,
@@ -207,5 +212,6 @@ class SuiteEnv(DMControlEnv):
 
 
 def _flatten(observation: dict[str, Any]) -> NDArray[np.float32]:
-    # axis=None flattens every entry, scalars too, in the order of the dict.
+    """:return: All entries of an observation in their order, as one vector."""
+    # axis=None flattens the entries, which may be scalars.
     return np.concatenate(tuple(observation.values()), axis=None, dtype=np.float32)

@@ -1,10 +1,12 @@
 """
-dm_control's humanoid, moved by 152 muscles in place of its 21 motors.
+dm_control's humanoid with 152 muscles instead of its 21 motors.
 
-The body, its joints and the rewards are dm_control's own. Each muscle is a tendon along a path of sites, over the
-round bones of hip, knee, shoulder and elbow, with MuJoCo's muscle actuator (activation dynamics, force by length and
-velocity). `muscles.json` says where they run and how strong they are; `tools/muscle_anatomy.py` makes that file.
-This module imports dm_control: import it after :func:`sb3_pwm.envs.rendering.import_suite` has chosen how to draw.
+Body, joints and rewards are those of dm_control. A muscle is a tendon with MuJoCo's muscle actuator (activation
+dynamics, force by length and velocity). The tendon follows a path of sites, and slides over the round bones of hip,
+knee, shoulder and elbow. ``muscles.json`` has the paths and the forces; ``tools/muscle_anatomy.py`` makes that file.
+
+This module imports dm_control. Import it after :func:`sb3_pwm.envs.rendering.import_suite`, which chooses the graphics
+library.
 """
 
 from __future__ import annotations
@@ -25,20 +27,20 @@ from dm_control.suite import humanoid
 from numpy.typing import NDArray
 
 _MUSCLE_COLOR = (0.75, 0.15, 0.15, 1.0)
-_MUSCLE_WIDTH = 0.006  # meters, as drawn
+_MUSCLE_WIDTH = 0.006  # meters, in images
 _VELOCITY_SENSOR = "torso_subtreelinvel"
-_BONE_HALF_LENGTH = 0.05  # meters, of a cylinder as drawn; muscles take it to be endless
+_BONE_HALF_LENGTH = 0.05  # meters, half the length of a cylinder in images; for muscles, cylinders are infinitely long
 
 
 @dataclasses.dataclass(frozen=True)
 class Bone:
     """
-    A round bone that muscles slide over: a geom that touches nothing and weighs nothing.
+    A round bone that muscles slide over: a geom without contacts and without mass.
 
-    :param name: Its name.
-    :param body: The body that it is part of.
-    :param position: Its center in that body's frame, in meters.
-    :param radius: In meters.
+    :param name: Name of the bone.
+    :param body: Name of the body that the bone is fixed to.
+    :param position: Center of the bone in the frame of the body, in meters.
+    :param radius: Radius in meters.
     :param axis: Direction of a cylinder; None for a sphere.
     """
 
@@ -52,12 +54,12 @@ class Bone:
 @dataclasses.dataclass(frozen=True)
 class Point:
     """
-    A point of a muscle's path.
+    A point of the path of a muscle.
 
-    :param body: The body that it is fixed to.
-    :param position: In that body's frame, in meters.
-    :param bone: Name of the bone that the muscle passes over after this point; "" for none.
-    :param side: Where that bone is passed, in the frame of the bone's body.
+    :param body: Name of the body that the point is fixed to.
+    :param position: Position in the frame of the body, in meters.
+    :param bone: Name of the bone that the muscle slides over after this point; empty for none.
+    :param side: Point on the side of the bone on which the muscle passes, in the frame of the bone's body, in meters.
     """
 
     body: str
@@ -69,14 +71,14 @@ class Point:
 @dataclasses.dataclass(frozen=True)
 class Muscle:
     """
-    One muscle.
+    A muscle.
 
-    :param name: Its name, such as ``"right_soleus"``.
-    :param joint: The joint that it is chiefly there for.
-    :param direction: The sign of its torque there, 1 or -1.
-    :param path: From origin to insertion.
+    :param name: Name of the muscle, such as ``"right_soleus"``.
+    :param joint: Name of the joint that the muscle mainly turns.
+    :param direction: Sign of the muscle's torque on this joint, 1 or -1.
+    :param path: Points of the path, from origin to insertion.
     :param force: Largest isometric force, in newtons.
-    :param length_range: Shortest and longest that the joints' limits allow, in meters.
+    :param length_range: Shortest and longest length within the limits of the joints, in meters.
     """
 
     name: str
@@ -88,7 +90,7 @@ class Muscle:
 
 
 def read_muscles() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
-    """:return: The bones and the 152 muscles of the package's model."""
+    """:return: Bones and the 152 muscles of ``muscles.json``."""
 
     def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -104,15 +106,17 @@ def read_muscles() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
 
 def build_model(bones: Sequence[Bone], muscles: Sequence[Muscle]) -> mujoco.MjModel:
     """
-    :param bones: What muscles slide over.
-    :param muscles: The muscles, in the order of the actuators.
-    :return: dm_control's humanoid with these muscles as its only actuators.
+    Build dm_control's humanoid with muscles as its only actuators.
+
+    :param bones: Bones that muscles slide over.
+    :param muscles: Muscles, in the order of the actuators.
+    :return: MuJoCo's model.
     """
     xml, assets = humanoid.get_model_and_assets()
     spec = mujoco.MjSpec.from_string(xml, include=assets)
     for actuator in list(spec.actuators):
         spec.delete(actuator)
-    # A tenth of the time of a step goes to force, torque and touch sensors, which dm_control's tasks do not read.
+    # Force, torque and touch sensors take a tenth of the time of a step, and dm_control's tasks do not read them.
     for sensor in list(spec.sensors):
         if sensor.name != _VELOCITY_SENSOR:
             spec.delete(sensor)
@@ -148,7 +152,11 @@ def build_model(bones: Sequence[Bone], muscles: Sequence[Muscle]) -> mujoco.MjMo
 
 
 class Physics(humanoid.Physics):  # type: ignore[misc]
-    """dm_control's humanoid with the state of its muscles; what it looks up by name at every step is looked up once."""
+    """
+    dm_control's physics of the humanoid, with the state of the muscles.
+
+    Indices of bodies are looked up by name once, and not at every step as dm_control does.
+    """
 
     @functools.cached_property
     def _torso(self) -> int:
@@ -165,23 +173,23 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         ]
 
     def torso_upright(self) -> np.float64:
-        """:return: The z component of the torso's z axis."""
+        """:return: z component of the z axis of the torso."""
         return self.data.xmat[self._torso, 8]
 
     def head_height(self) -> np.float64:
-        """:return: In meters."""
+        """:return: Height of the head in meters."""
         return self.data.xpos[self._head, 2]
 
     def center_of_mass_velocity(self) -> NDArray[np.float64]:
-        """:return: (3,), in m/s."""
+        """:return: Velocity of the center of mass ``(3,)``, in m/s."""
         return self.data.sensordata[:3].copy()
 
     def torso_vertical_orientation(self) -> NDArray[np.float64]:
-        """:return: (3,), the z components of the torso's axes."""
+        """:return: z components of the three axes of the torso, ``(3,)``."""
         return self.data.xmat[self._torso, 6:].copy()
 
     def extremities(self) -> NDArray[np.float64]:
-        """:return: (12,), left hand, left foot, right hand, right foot in the torso's frame, in meters."""
+        """:return: Positions in meters of left hand, left foot, right hand and right foot from the torso, ``(12,)``."""
         offsets = self.data.xpos[self._extremities] - self.data.xpos[self._torso]
         return (offsets @ self.data.xmat[self._torso].reshape(3, 3)).ravel()
 
@@ -190,31 +198,31 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         return self.model.actuator_lengthrange[:, 1] - self.model.actuator_lengthrange[:, 0]
 
     def muscle_lengths(self) -> NDArray[np.float64]:
-        """:return: (152,), from 0 at the shortest to 1 at the longest that the joints' limits allow."""
+        """:return: Lengths ``(152,)``, scaled from the range within the limits of the joints to [0, 1]."""
         return (self.data.actuator_length - self.model.actuator_lengthrange[:, 0]) / self._length_range
 
     def muscle_velocities(self) -> NDArray[np.float64]:
-        """:return: (152,), change of the lengths in 1/s."""
+        """:return: Time derivatives of the scaled lengths ``(152,)``, in 1/s."""
         return self.data.actuator_velocity / self._length_range
 
     def muscle_activations(self) -> NDArray[np.float64]:
-        """:return: (152,), in [0, 1]."""
+        """:return: Activations ``(152,)``, in [0, 1]."""
         return self.data.act.copy()
 
 
 class MuscleHumanoid(humanoid.Humanoid):  # type: ignore[misc]
     """
-    dm_control's humanoid task; observed are the state of the muscles, too.
+    dm_control's task of the humanoid, with the state of the muscles in the observation.
 
-    :param move_speed: The speed to reach in m/s; 0 to stand still.
-    :param random: See dm_control's tasks.
+    :param move_speed: Speed to reach in m/s; 0 to stand still.
+    :param random: Seed or random state, as for dm_control's tasks.
     """
 
     def __init__(self, move_speed: float, random: Any = None) -> None:
         super().__init__(move_speed=move_speed, pure_state=False, random=random)
 
     def get_observation(self, physics: Physics) -> dict[str, Any]:
-        """:return: dm_control's entries, then lengths, velocities and activations of the muscles, (152,) each."""
+        """:return: dm_control's entries, and lengths, velocities and activations of the muscles, ``(152,)`` each."""
         observation = super().get_observation(physics)
         observation["muscle_lengths"] = physics.muscle_lengths()
         observation["muscle_velocities"] = physics.muscle_velocities()
@@ -222,12 +230,13 @@ class MuscleHumanoid(humanoid.Humanoid):  # type: ignore[misc]
         return observation  # type: ignore[no-any-return]
 
     def get_reward(self, physics: Physics) -> float:
-        """:return: dm_control's reward of the humanoid, in a tenth of its time: a step's share of that is 10%."""
+        """:return: dm_control's reward of the humanoid."""
+        # dm_control's own function takes 10% of the time of a step. This one takes a tenth of that.
         low = max(humanoid._STAND_HEIGHT - float(physics.head_height()), 0.0) / (humanoid._STAND_HEIGHT / 4)
         standing = 0.1 ** (low * low)
         upright = min(max(1.0 - (0.9 - float(physics.torso_upright())) / 1.9, 0.0), 1.0)
         control = physics.data.ctrl
-        small_control = (5.0 - float(control @ control) / len(control)) / 5  # excitations lie in [0, 1]
+        small_control = (5.0 - float(control @ control) / len(control)) / 5  # controls are in [0, 1]
         x, y, _ = physics.center_of_mass_velocity().tolist()
         if self._move_speed == 0:
             moving = (0.1 ** (x * x / 4) + 0.1 ** (y * y / 4)) / 2
@@ -237,13 +246,15 @@ class MuscleHumanoid(humanoid.Humanoid):  # type: ignore[misc]
 
 
 SPEEDS = {"stand": 0.0, "walk": float(humanoid._WALK_SPEED), "run": float(humanoid._RUN_SPEED)}
-"""Speed to reach in m/s, by task."""
+"""Speed to reach in m/s, by task"""
 
 
 def load(task: str, random: Any = None) -> control.Environment:
     """
+    Make the environment of a task.
+
     :param task: ``"stand"``, ``"walk"`` or ``"run"``.
-    :param random: See ``dm_control.suite.load``.
+    :param random: Seed or random state of the task.
     :return: The environment.
     """
     physics = Physics.from_model(wrapper.MjModel(build_model(*read_muscles())))

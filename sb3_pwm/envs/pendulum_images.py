@@ -1,4 +1,4 @@
-"""Gymnasium's pendulum, seen: a task small enough to learn from images on a CPU in minutes."""
+"""Gymnasium's pendulum with images as observations: a task that is learned from images on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from numpy.typing import NDArray
 
 SIZE = 40
+"""Width and height of the images in pixels"""
 ROD_LENGTH, ROD_WIDTH = 0.8, 0.12
+"""Length and width of the rod, in units of half the image"""
 
 
 def draw_rod(angle: float, size: int = SIZE) -> NDArray[np.uint8]:
     """
-    :param angle: Of the rod in radians, zero upright, growing counter-clockwise.
-    :param size: Of the picture, in pixels.
-    :return: ``(size, size)``: a bright rod from the picture's center, smooth at its edge.
+    Draw a bright rod with a smooth edge, from the center of the image outward.
+
+    :param angle: Angle of the rod in radians, counter-clockwise from upright.
+    :param size: Width and height of the image in pixels.
+    :return: Image ``(size, size)``.
     """
     axis = np.linspace(-1.0, 1.0, size)
-    x, y = axis[None, :], -axis[:, None]  # rows go down
+    x, y = axis[None, :], -axis[:, None]  # the first row is at the top
     end_x, end_y = -ROD_LENGTH * np.sin(angle), ROD_LENGTH * np.cos(angle)
     along = np.clip((x * end_x + y * end_y) / ROD_LENGTH**2, 0.0, 1.0)
     distance = np.hypot(x - along * end_x, y - along * end_y)
@@ -29,12 +33,12 @@ def draw_rod(angle: float, size: int = SIZE) -> NDArray[np.uint8]:
 
 class PendulumImages(PendulumEnv):
     """
-    Pendulum-v1 with its own rewards and actions, and pictures for observations.
+    Pendulum-v1 with images as observations. Rewards and actions are those of Pendulum-v1.
 
-    :param velocity: False: the observation is an image ``(2, 40, 40)``, the last picture and the one before it, which
-        tell angle and velocity. True: a ``Dict`` of the last picture, ``image`` of ``(1, 40, 40)``, and the angular
-        ``velocity`` of ``(1,)``, in rad/s.
-    :param render_mode: As Pendulum-v1's.
+    :param velocity: Whether the observation is a ``Dict`` of ``image`` ``(1, 40, 40)``, the current picture, and
+        ``velocity`` ``(1,)``, the angular velocity in rad/s. If not, it is an image ``(2, 40, 40)`` of the current and
+        the previous picture.
+    :param render_mode: Render mode, as for Pendulum-v1.
     """
 
     def __init__(self, velocity: bool = False, render_mode: str | None = None) -> None:
@@ -47,20 +51,28 @@ class PendulumImages(PendulumEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """
-        :param seed: As Pendulum-v1's.
-        :param options: As Pendulum-v1's.
-        :return: The first observation, whose picture is also the one before it, and an empty dictionary.
+        Start a new episode.
+
+        :param seed: Seed, as for Pendulum-v1.
+        :param options: Options, as for Pendulum-v1.
+        :return: First observation, in which the previous picture is the current one, and an empty dictionary.
         """
         observation, info = super().reset(seed=seed, options=options)
         self._picture = None
         return self._see(observation), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """:param action: Torque ``(1,)``, in Nm. :return: As Pendulum-v1's, with this environment's observation."""
+        """
+        Apply a torque.
+
+        :param action: Torque ``(1,)`` in Nm.
+        :return: Observation, and reward, terminated, truncated and info of Pendulum-v1.
+        """
         observation, reward, terminated, truncated, info = super().step(action)
         return self._see(observation), float(reward), terminated, truncated, info
 
     def _see(self, observation: NDArray[np.float32]) -> Any:
+        """:return: Observation of this environment for an observation of Pendulum-v1."""
         cos, sin, velocity = observation
         before, self._picture = self._picture, draw_rod(float(np.arctan2(sin, cos)))
         if self.velocity:

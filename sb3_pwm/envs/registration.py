@@ -1,4 +1,4 @@
-"""Registers the package's environments with Gymnasium."""
+"""Registration of the package's environments in Gymnasium."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from sb3_pwm.tasks import (
     suite_env_id,
 )
 
-# A DMControl episode has 1,000 control steps, two of them to an agent step.
 DM_CONTROL_EPISODE_STEPS = 500
-# A Meta-World episode of TD-MPC2 has 200 control steps, two of them to an agent step.
+"""Number of agent steps in an episode of DMControl: 1,000 control steps, two per agent step"""
 META_WORLD_EPISODE_STEPS = 100
-# An episode of Gymnasium's Pendulum-v1
+"""Number of agent steps in an episode of Meta-World, as in TD-MPC2: 200 control steps, two per agent step"""
 PENDULUM_EPISODE_STEPS = 200
+"""Number of steps in an episode of Pendulum-v1"""
 
 
 def register_envs() -> None:
-    """Registers every environment of the package with Gymnasium.
+    """
+    Register all environments of the package in Gymnasium.
 
-    It may be called any number of times. An id that is already registered is left as it is, whoever registered it.
+    Ids that are registered already are not changed, so that the function can be called several times.
     """
     for domain, tasks in (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items()):
         for task in tasks:
@@ -50,6 +51,7 @@ def register_envs() -> None:
 
 
 def _register(name: str, entry_point: str, episode_steps: int, kwargs: dict[str, Any]) -> None:
+    """Register an environment, if its id is not registered."""
     if name not in gymnasium.registry:
-        # The entry point as a string, so that the spec pickles and a subprocess imports the suite for itself.
+        # The entry point is a string, so that the spec can be pickled, and a subprocess imports the simulator itself.
         gymnasium.register(id=name, entry_point=entry_point, max_episode_steps=episode_steps, kwargs=kwargs)

@@ -1,8 +1,9 @@
-"""How dm_control comes to draw pictures, on machines with a display, without one, and without any graphics library.
+"""
+Choice of the graphics library, so that dm_control can be imported on every machine and can render where possible.
 
-dm_control and MuJoCo pick their OpenGL backend once, while they are imported, from the variable MUJOCO_GL. Left to
-themselves on a machine without a display they pick GLFW, which only fails at the first picture; pointed at a library
-that is not installed they fail to import at all, and training, which draws nothing, fails with them.
+dm_control and MuJoCo choose their OpenGL backend when they are imported, by the environment variable MUJOCO_GL. If it
+is not set, they choose GLFW, which fails at the first image on a machine without a display. If it names a library that
+is not installed, their import fails, and so does training, which renders nothing.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ HOW_TO_RENDER = (
     "MUJOCO_GL=egl, or `apt-get install libosmesa6` for MUJOCO_GL=osmesa. Leave MUJOCO_GL unset to have one chosen."
 )
 
-# Why dm_control was imported without rendering; None where it was imported with it.
+# Reason why dm_control was imported without rendering; None if it can render or is not imported.
 _rendering_failure: str | None = None
 
 
 def import_suite() -> Any:
-    """Imports ``dm_control.suite``, choosing a graphics backend that this machine can use.
+    """
+    Import ``dm_control.suite`` with a graphics library that this machine has.
 
-    Without a display, and where MUJOCO_GL is not set, it is set to ``egl`` where EGL finds a device, else to
-    ``osmesa`` where that library exists. Where no backend can be loaded, dm_control is imported without rendering.
+    If there is no display and MUJOCO_GL is not set, it is set to ``egl`` if EGL finds a device, else to ``osmesa`` if
+    that library is installed. If no library can be loaded, dm_control is imported without rendering.
 
     :return: The module ``dm_control.suite``.
-    :raises ImportError: if dm_control is not installed.
+    :raises ImportError: If dm_control is not installed.
     """
     requested = os.environ.get("MUJOCO_GL")
-    # Once dm_control has been imported its backend is settled, and the variable changes nothing.
+    # If dm_control is imported already, the variable has no effect.
     if requested is None and "dm_control._render" not in sys.modules and _is_headless():
         backend = _headless_backend()
         if backend is None:
             return _import_suite_without_rendering("neither EGL with a driver nor OSMesa is installed")
         os.environ["MUJOCO_GL"] = backend
     try:
-        from dm_control import suite  # after the choice of its graphics library
-    except Exception as error:  # PyOpenGL raises AttributeError, ImportError or its own errors by what is missing.
+        from dm_control import suite  # dm_control waits for the choice of its graphics library
+    except Exception as error:  # PyOpenGL raises AttributeError, ImportError and others
         if isinstance(error, ModuleNotFoundError):
             raise
         reason = f"with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} the import of dm_control fails: {error}"
@@ -51,20 +53,22 @@ def import_suite() -> Any:
 
 
 def check_rendering() -> None:
-    """Checks, after `import_suite`, that a graphics backend could be loaded.
+    """
+    Check that :func:`import_suite` has loaded a graphics library.
 
-    :raises RuntimeError: if none could; the message says what to install.
+    :raises RuntimeError: If it has not. The message says what to install.
     """
     if _rendering_failure is not None:
-        raise RuntimeError(f"no picture can be drawn: {_rendering_failure}. {HOW_TO_RENDER}")
+        raise RuntimeError(f"No image can be rendered: {_rendering_failure}. {HOW_TO_RENDER}")
 
 
 def fit_picture(model: Any, width: int, height: int) -> None:
-    """Makes MuJoCo's buffer, whose size a model fixes at 640 x 480, large enough for a picture.
+    """
+    Enlarge the off-screen buffer of a model, by default 640 x 480, if an image does not fit into it.
 
     :param model: MuJoCo's model.
-    :param width: Width of the picture in pixels.
-    :param height: Height of the picture in pixels.
+    :param width: Width of the image in pixels.
+    :param height: Height of the image in pixels.
     """
     buffer = model.vis.global_
     buffer.offwidth = max(buffer.offwidth, width)
@@ -72,13 +76,19 @@ def fit_picture(model: Any, width: int, height: int) -> None:
 
 
 def _import_suite_without_rendering(reason: str) -> Any:
+    """
+    Import dm_control without a graphics library.
+
+    :param reason: Reason why there is none, for :func:`check_rendering`.
+    :return: The module ``dm_control.suite``.
+    """
     global _rendering_failure
     requested = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
     try:
-        from dm_control import suite  # after the choice of its graphics library
+        from dm_control import suite  # dm_control waits for the choice of its graphics library
     finally:
-        # Put back what the user has set: child processes, and other libraries, decide for themselves.
+        # Restore the user's value, which child processes and other libraries read.
         if requested is None:
             del os.environ["MUJOCO_GL"]
         else:
@@ -88,11 +98,13 @@ def _import_suite_without_rendering(reason: str) -> Any:
 
 
 def _is_headless() -> bool:
+    """:return: Whether this is a Linux machine without a display."""
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return sys.platform.startswith("linux") and not has_display
 
 
 def _headless_backend() -> str | None:
+    """:return: Value of MUJOCO_GL for a machine without a display; None if no library is installed."""
     if _egl_has_device():
         return "egl"
     if ctypes.util.find_library("OSMesa") is not None:
@@ -101,7 +113,7 @@ def _headless_backend() -> str | None:
 
 
 def _egl_has_device() -> bool:
-    """Whether EGL is installed with a driver (libegl1 alone, without libegl-mesa0 or a vendor's, has no device)."""
+    """:return: Whether EGL is installed and has a device. It has none without a driver, such as libegl-mesa0."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:

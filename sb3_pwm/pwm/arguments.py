@@ -18,6 +18,7 @@ from sb3_pwm.common.checks import check_choice, check_number
 from sb3_pwm.common.precision import PRECISIONS
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.pwm.phase import parse_bc_coef
 from sb3_pwm.pwm.policies import PWMPolicy
 from sb3_pwm.world_model.config import PRESETS, WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
@@ -105,9 +106,10 @@ def check_arguments(model: Any) -> None:
     check_number("bc_temperature", model.bc_temperature, 0.0, above=True, finite=False)
     if model.world_model_updates != "auto":
         check_number('world_model_updates (if not "auto")', model.world_model_updates, 0, integer=True)
-    for name, minimum in (("replay_critic_coef", 0.0), ("bc_coef", 0.0), ("target_entropy", -np.inf)):
+    for name, minimum in (("replay_critic_coef", 0.0), ("target_entropy", -np.inf)):
         if getattr(model, name) != "auto":
             check_number(f'{name} (if not "auto")', getattr(model, name), minimum)
+    parse_bc_coef(model.bc_coef)
     check_number("gradient_steps", model.gradient_steps, -1, integer=True)
     check_choice("precision", model.precision, PRECISIONS)
     check_choice("compile", model.compile, (True, False, "auto"))

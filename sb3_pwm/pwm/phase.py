@@ -1,6 +1,7 @@
 """The phases of learning: online, offline, and online after offline. One object says what an update does in each."""
 
 import dataclasses
+import math
 
 ONLINE, OFFLINE, OFFLINE_TO_ONLINE = "online", "offline", "offline_to_online"
 
@@ -49,16 +50,37 @@ def current_phase(
     :param world_model_updates: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline with a pretrained world model,
         else 1.
     :param replay_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0.
-    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0. Without the behavior
-        term a policy that was learned offline is lost within hundreds of online updates (docs/experiments.md).
+    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0; ``"auto_2.5"``: 2.5
+        instead of 1. Without the behavior term, a policy that was learned offline is lost within hundreds of online
+        updates (docs/experiments.md).
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
     near_data = 0.0 if name == ONLINE else 1.0
+    bc_weight, bc_automatic = parse_bc_coef(bc_coef)
     updates = (0 if offline and pretrained else 1) if world_model_updates == "auto" else int(world_model_updates)
     return Phase(
         name,
         updates,
         near_data if replay_critic_coef == "auto" else float(replay_critic_coef),
-        near_data if bc_coef == "auto" else float(bc_coef),
+        bc_weight * near_data if bc_automatic else bc_weight,
     )
+
+
+def parse_bc_coef(bc_coef: float | str) -> tuple[float, bool]:
+    """
+    Read the argument ``bc_coef``.
+
+    :param bc_coef: A number, ``"auto"``, or ``"auto_<number>"``.
+    :return: Weight of the behavior term, and whether it is zero in online learning.
+    :raises ValueError: If the argument has another form.
+    """
+    automatic = isinstance(bc_coef, str) and (bc_coef == "auto" or bc_coef.startswith("auto_"))
+    text = str(bc_coef).removeprefix("auto").removeprefix("_") if automatic else bc_coef
+    try:
+        weight = 1.0 if bc_coef == "auto" else float(text)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if (isinstance(bc_coef, str) and not automatic) or not 0.0 <= weight < math.inf:
+        raise ValueError(f'bc_coef (if not "auto" or "auto_<number>") must be a number of at least 0, got {bc_coef!r}.')
+    return weight, automatic

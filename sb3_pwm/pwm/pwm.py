@@ -118,7 +118,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param offline: Whether :meth:`learn` learns from the replay buffer alone.
     :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the squared distance between the policy's
         mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 1
-        offline and when the model goes on online afterwards, else 0, which is the paper's method.
+        offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
+        same with 2.5 instead of 1.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term. A small one imitates only
         actions that turned out better than the critics expected; ``float("inf")`` imitates all alike. See
         :func:`~sb3_pwm.pwm.losses.advantage_weights`.

@@ -1,8 +1,9 @@
-"""PWM in stock rl-zoo3: the algorithm, its environments, its hyperparameters and its Optuna search space.
+"""
+PWM in stock rl-zoo3: the algorithm, its environments, its hyperparameters and its Optuna search space.
 
-Importing this package is all it takes, before or after rl-zoo3's own import. An installed sb3-pwm has it imported by
-itself when rl-zoo3 is (see startup.py); where that is switched off, or Python reads no start-up files (``pip install
---target``, a frozen application), ``import sb3_pwm.zoo`` is the explicit way.
+Importing this package adds them, before or after rl-zoo3 is imported. An installed sb3-pwm imports it automatically
+when rl-zoo3 is imported (see startup.py). ``import sb3_pwm.zoo`` is needed if that is switched off, or if Python reads
+no .pth files (``pip install --target``, a frozen application).
 """
 
 from sb3_pwm.zoo.extension import ZooFinder, install

@@ -1,4 +1,4 @@
-"""Loading rl-zoo3's modules as usual, with PWM added at the end."""
+"""Import hook that adds PWM to modules of rl-zoo3 after they are loaded."""
 
 import sys
 import warnings
@@ -12,9 +12,9 @@ from sb3_pwm.zoo.registration import REGISTRATIONS, register
 
 class ExtendingLoader:
     """
-    Runs a module through its own loader, then adds PWM to it.
+    Execute a module with its own loader, then add PWM to it.
 
-    :param loader: The module's own loader.
+    :param loader: Loader of the module.
     """
 
     def __init__(self, loader: Any):
@@ -24,30 +24,36 @@ class ExtendingLoader:
         return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """:param module: Module to execute and extend."""
-        # Tracebacks, resources and reloads use the loader that they find on the module: leave its own there.
+        """
+        Execute a module and add PWM to it.
+
+        :param module: The module.
+        """
+        # Tracebacks, resources and reloads use the loader of the module: restore its own.
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         try:
             register(module)
         except Exception as error:
-            # Another version of rl-zoo3, probably: its own algorithms must go on working.
+            # Probably another version of rl-zoo3. Its own algorithms must still work.
             warnings.warn(f"sb3-pwm could not add PWM to {module.__name__}: {type(error).__name__}: {error}")
 
 
 class ZooFinder:
-    """Import finder for the modules of rl-zoo3 that PWM is added to; other finders find them."""
+    """Import finder for the modules of rl-zoo3 that PWM is added to. The finders after it do the finding."""
 
     @classmethod
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """
-        :param fullname: Name of the module that is being imported.
-        :param path: Where to look, as for :meth:`importlib.abc.MetaPathFinder.find_spec`.
+        Find a module of rl-zoo3.
+
+        :param fullname: Name of the module.
+        :param path: Search path, as for :meth:`importlib.abc.MetaPathFinder.find_spec`.
         :param target: Module that is being reloaded, if any.
-        :return: The spec that the finders behind this one give, with a loader that also adds PWM.
+        :return: Spec from the finders after this one, with a loader that adds PWM; None for other modules.
         """
         if fullname not in REGISTRATIONS or cls not in sys.meta_path:
             return None
@@ -61,11 +67,11 @@ class ZooFinder:
 
 
 def install() -> None:
-    """Add PWM to those of rl-zoo3's modules that are loaded, and to the others as soon as they are."""
+    """Add PWM to the modules of rl-zoo3 that are loaded, and to the others when they are loaded."""
     if ZooFinder not in sys.meta_path:
         sys.meta_path.insert(0, ZooFinder)  # type: ignore[arg-type]
     for name in REGISTRATIONS:
         module = sys.modules.get(name)
-        # One that is still being imported has nothing to extend yet.
+        # A module that is still being imported has nothing to add to yet.
         if module is not None and not getattr(module.__spec__, "_initializing", False):
             register(module)

@@ -1,4 +1,4 @@
-"""What is added to each of rl-zoo3's modules so that it treats PWM like its own algorithms."""
+"""Additions to modules of rl-zoo3, so that rl-zoo3 treats PWM like its own algorithms."""
 
 import functools
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from sb3_pwm.zoo.search_space import convert_pwm_params, sample_pwm_params
 
 
 def _find_hyperparams_file() -> Path:
-    # Inside the installed package, or beside it in a checkout: where rl-zoo3 looks for its own files, too.
+    """:return: File of the hyperparameters: in an installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "hyperparams" / "pwm.yml"
     return installed if installed.is_file() else package.parent / "hyperparams" / "pwm.yml"
 
 
 HYPERPARAMS_FILE = _find_hyperparams_file()
+"""File of PWM's hyperparameters for rl-zoo3"""
 
 
 def _register_algorithm(utils: Any) -> None:
@@ -32,7 +33,7 @@ def _register_search_space(hyperparams_opt: Any) -> None:
 
 
 def _register_hyperparams_file(exp_manager: Any) -> None:
-    # rl-zoo3 looks only in its own folder, which is not ours to write to. A pwm.yml that somebody put there goes first.
+    # rl-zoo3 reads files of its own folder only. If a user has put a pwm.yml there, that file is used.
     stock_files = {str(folder / "hyperparams/pwm.yml") for folder in Path(exp_manager.__file__).parents[:2]}
     manager_class = exp_manager.ExperimentManager
     read = manager_class.read_hyperparameters
@@ -54,13 +55,13 @@ REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "rl_zoo3.hyperparams_opt": _register_search_space,
     "rl_zoo3.exp_manager": _register_hyperparams_file,
 }
-"""What is done to which of rl-zoo3's modules."""
+"""Function that adds PWM to a module of rl-zoo3, by the name of the module"""
 
 
 def register(module: ModuleType) -> None:
     """
-    Add PWM to one of rl-zoo3's modules. Doing so twice changes nothing, and an entry ``pwm`` that is there is kept.
+    Add PWM to a module of rl-zoo3. A second call changes nothing, and an existing entry ``pwm`` is kept.
 
-    :param module: A module named in :data:`REGISTRATIONS`.
+    :param module: Module whose name is in :data:`REGISTRATIONS`.
     """
     REGISTRATIONS[module.__name__](module)

@@ -1,4 +1,4 @@
-"""The search space of ``rl_zoo3.train --algo pwm -optimize``, in the form of rl-zoo3's own samplers."""
+"""Search space of ``rl_zoo3.train --algo pwm -optimize``, in the form of rl-zoo3's samplers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +7,8 @@ from torch import nn
 if TYPE_CHECKING:
     import optuna
 
-# Each size says all that depends on it, since rl-zoo3 replaces policy_kwargs as a whole while it tunes. None is larger
-# than 1M, and long horizons and large batches are rare: a study on a CPU must be able to finish.
+# Each entry is a complete policy_kwargs, because rl-zoo3 replaces policy_kwargs as a whole. World models are not larger
+# than 1M, and long horizons and large batches are rare, so that a study on a CPU can finish.
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": dict(
         world_model=dict(size="1M", latent_dim=64, encoder_dim=128, mlp_dim=256),
@@ -17,21 +17,26 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "medium": dict(world_model=dict(size="1M", mlp_dim=256), net_arch=dict(pi=[256, 128], vf=[256, 128])),
     "big": dict(world_model=dict(size="1M"), net_arch=dict(pi=[400, 200, 100], vf=[400, 200])),
 }
+"""Sizes of the networks, by name"""
 ACTIVATION_FNS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "silu": nn.SiLU, "elu": nn.ELU}
+"""Activations, by name"""
 
 
 def convert_pwm_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    :param sampled_params: Parameters of a trial, as :func:`sample_pwm_params` named them.
+    Convert the parameters of a trial to arguments of PWM.
+
+    :param sampled_params: Parameters of the trial, by the names in :func:`sample_pwm_params`.
     :return: Keyword arguments of :class:`~sb3_pwm.PWM`.
     """
     params = dict(sampled_params)
     params["gamma"] = 1 - params.pop("one_minus_gamma")
     params["td_lambda"] = 1 - params.pop("one_minus_td_lambda")
     params["batch_size"] = 2 ** params.pop("batch_size_pow")
-    # One update per round, whatever pwm.yml says: train_freq alone sets how many updates the steps pay for.
+    params["bc_coef"] = f"auto_{params['bc_coef']}"  # a plain number would add the term to online learning too
+    # One update per round, whatever pwm.yml says: train_freq alone sets the number of updates per step.
     params["gradient_steps"] = 1
-    # In policy_kwargs, so that a pretrained world model that the configuration names takes its place
+    # The world model is in policy_kwargs, so that the argument world_model of pwm.yml replaces it.
     params["policy_kwargs"] = dict(
         NETWORKS[params.pop("networks")], activation_fn=ACTIVATION_FNS[params.pop("activation_fn")]
     )
@@ -42,12 +47,12 @@ def sample_pwm_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for PWM's hyperparameters. Every combination is one that PWM's constructor accepts.
+    Sample hyperparameters of PWM. The constructor of PWM accepts every combination.
 
-    :param trial: Trial to draw from.
-    :param n_actions: Number of action dimensions (unused: rl-zoo3 passes it to every sampler).
-    :param n_envs: Number of environments (unused, likewise).
-    :param additional_args: Replay buffer settings for HER (unused, likewise).
+    :param trial: Trial of Optuna.
+    :param n_actions: Number of action dimensions. It is unused: rl-zoo3 passes it to every sampler.
+    :param n_envs: Number of environments. It is unused: rl-zoo3 passes it to every sampler.
+    :param additional_args: Replay buffer settings for HER. They are unused: rl-zoo3 passes them to every sampler.
     :return: Keyword arguments of :class:`~sb3_pwm.PWM`.
     """
     params = {
@@ -62,7 +67,7 @@ def sample_pwm_params(
         "n_critic_epochs": trial.suggest_int("n_critic_epochs", 1, 4),
         "n_critic_minibatches": trial.suggest_categorical("n_critic_minibatches", [1, 2, 4]),
         "replay_critic_coef": trial.suggest_categorical("replay_critic_coef", [0.0, 0.3, 1.0]),
-        # These two count offline only.
+        # The behavior term, which online learning does not have: see "auto" in convert_pwm_params.
         "bc_coef": trial.suggest_float("bc_coef", 0.1, 10.0, log=True),
         "bc_temperature": trial.suggest_float("bc_temperature", 0.2, 2.0, log=True),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
@@ -72,7 +77,7 @@ def sample_pwm_params(
         "activation_fn": trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS)),
     }
     converted = convert_pwm_params(params)
-    # So that a study shows the values themselves beside their logarithms and complements
-    for name in ("gamma", "td_lambda", "batch_size"):
+    # The study shows these arguments too, beside the values that it samples.
+    for name in ("gamma", "td_lambda", "batch_size", "bc_coef"):
         trial.set_user_attr(name, converted[name])
     return converted
