@@ -1,20 +1,18 @@
-"""What data sets hold: a table, and a picture of the episodes' returns. Also the command ``sb3-pwm describe``."""
+"""Description of data sets: a table, and a picture of the episodes' returns. It is also ``sb3-pwm describe``."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sb3_pwm.common.commands import run_command
+from sb3_pwm.common.commands import POSITIONAL, run_command
 from sb3_pwm.common.files import atomic_write, with_suffix
 from sb3_pwm.data.readers.minari import default_folder, find_datasets, iterate_episodes, open_dataset
 
@@ -24,16 +22,17 @@ QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 @dataclasses.dataclass(frozen=True)
 class Description:
     """
-    What a data set holds.
+    Content of a data set.
 
-    :param dataset_id: Its id, such as ``"mt30/walker-walk-v0"``.
-    :param returns: Each episode's return, ``(episodes,)``.
-    :param steps: Agent steps of all episodes.
-    :param observation_dim: Size of its observation.
-    :param action_dim: Size of its action.
-    :param success: Whether each episode had success at any step, for those where the task says so; None if none does.
-    :param size: Bytes on disk.
-    :param behaviors: What acted, as :mod:`sb3_pwm.collect` writes it; "" where that is unknown.
+    :param dataset_id: Id of the data set, such as ``"mt30/walker-walk-v0"``.
+    :param returns: Return of each episode, ``(episodes,)``.
+    :param steps: Number of agent steps of all episodes.
+    :param observation_dim: Size of an observation.
+    :param action_dim: Size of an action.
+    :param success: Whether each episode had a success at any step. Episodes that do not say it are left out. None if no
+        episode says it.
+    :param size: Number of bytes on disk.
+    :param behaviors: Behaviors that acted, as ``sb3-pwm collect`` writes them. Empty if they are unknown.
     """
 
     dataset_id: str
@@ -48,10 +47,13 @@ class Description:
 
 def describe(path: str | Path) -> Description:
     """
-    :param path: A data set's folder.
-    :return: What it holds.
-    :raises ValueError: If a file of it is missing, damaged or foreign, or it holds a reward that is not finite; the
-        message names it.
+    Read a data set.
+
+    :param path: Folder of the data set.
+    :return: Content of the data set.
+    :raises ImportError: If Minari is not installed.
+    :raises ValueError: If a file is missing, damaged or not of a data set, or a reward is not finite. The message names
+        the file, or the step and the episode.
     """
     path = Path(path)
     dataset = open_dataset(path)
@@ -59,12 +61,12 @@ def describe(path: str | Path) -> Description:
     for number, episode in enumerate(iterate_episodes(dataset, path)):
         rewards = np.asarray(episode.rewards, np.float64)
         if not np.isfinite(rewards).all():
-            at = int(np.argmin(np.isfinite(rewards)))
-            raise ValueError(f"The reward of step {at} of episode {number} of {path} is {rewards[at]}.")
+            step = int(np.argmin(np.isfinite(rewards)))
+            raise ValueError(f"The reward of step {step} of episode {number} of {path} is {rewards[step]}.")
         returns.append(rewards.sum())
         steps += len(rewards)
         success = np.asarray(episode.infos.get("success", []), np.float64)  # type: ignore[union-attr]
-        if success.size and not np.isnan(success).any():  # an episode of a replay buffer does not say
+        if success.size and not np.isnan(success).any():  # NaN: an episode of a replay buffer
             successes.append(bool(success.max() > 0.0))
     return Description(
         str(dataset.spec.dataset_id),
@@ -79,7 +81,12 @@ def describe(path: str | Path) -> Description:
 
 
 def table(descriptions: Sequence[Description]) -> str:
-    """:param descriptions: Of data sets. :return: A line for each, and one for all."""
+    """
+    Make a table of data sets.
+
+    :param descriptions: Descriptions of the data sets.
+    :return: The table, with one line per data set and a last line of totals.
+    """
     width = max([len(row.dataset_id) for row in descriptions] + [len("data set")])
     quantiles = " ".join(f"{name:>8}" for name in ("min", "10%", "median", "90%", "max"))
     lines = [
@@ -104,9 +111,9 @@ def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> No
     """
     Draw a histogram of the returns of each data set.
 
-    :param descriptions: Of data sets.
-    :param out: The picture, a PNG.
-    :param columns: Histograms in a row, at most.
+    :param descriptions: Descriptions of the data sets.
+    :param out: File of the picture, a PNG.
+    :param columns: Largest number of histograms in a row.
     """
     columns = min(columns, len(descriptions))
     n_rows = -(-len(descriptions) // columns)
@@ -136,11 +143,11 @@ class Describe:
     """
     Show what data sets hold: a table, and a picture of the episodes' returns.
 
-    :param folders: Data sets, or folders with data sets below them; none: the folder where Minari keeps them.
+    :param folders: Folders of data sets, or folders with data sets at any depth. Default: the folder of Minari.
     :param out: File of the picture, a PNG.
     """
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    folders: tuple[Path, ...] = dataclasses.field(default=(), metadata=POSITIONAL)
     out: Path = Path("returns.png")
 
     def run(self) -> None:

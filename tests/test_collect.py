@@ -19,16 +19,13 @@ from stable_baselines3.common.save_util import save_to_pkl
 from sb3_pwm import PWM
 from sb3_pwm.cli import main
 from sb3_pwm.collect import collect
-from sb3_pwm.collect.behaviors import Behavior, make_policy, replayed_episodes
-from sb3_pwm.collect.episodes import Job, behavior_of_each_episode, collect_task, read_shards
+from sb3_pwm.collect.behaviors import Behavior
+from sb3_pwm.collect.episodes import replayed_episodes
+from sb3_pwm.collect.job import Job, behavior_of_each_episode, collect_task, read_shards
 from sb3_pwm.collect.minari_writer import write_dataset
+from sb3_pwm.collect.policies import make_policy
 
 minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
-
-
-def command(*arguments, **options):
-    line = [sys.executable, "-m", "sb3_pwm.collect", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 def load(out, dataset_id, monkeypatch):
@@ -36,11 +33,15 @@ def load(out, dataset_id, monkeypatch):
     return minari.load_dataset(dataset_id)
 
 
-def test_command_collects_what_the_environment_gives(tmp_path, monkeypatch):
-    process = command("--tasks", "cup-spin", "Pendulum-swingup", "--steps", 600, "--out", tmp_path, "--processes", 2)
-    assert process.returncode == 0, process.stderr
-    assert "cup-spin" in process.stdout
-    assert "1,000" in process.stdout  # two whole episodes of 500 steps
+def test_command_collects_what_the_environment_gives(tmp_path, monkeypatch, capsys):
+    tasks = ("--tasks", "cup-spin", "Pendulum-swingup")
+    main(["collect", *tasks, "--steps", "600", "--out", str(tmp_path), "--processes", "2"])
+    output = capsys.readouterr().out
+    # Two complete episodes of 500 steps each
+    assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
+        ["cup-spin", "2", "1,000"],
+        ["pendulum-swingup", "2", "1,000"],
+    ]
     for task, env_id in (("cup-spin", "Cup-spin"), ("pendulum-swingup", "Pendulum-swingup")):
         dataset = load(tmp_path, f"sb3-pwm/{task}-v0", monkeypatch)
         assert (dataset.total_episodes, dataset.total_steps) == (2, 1000)
@@ -69,7 +70,7 @@ def test_command_collects_what_the_environment_gives(tmp_path, monkeypatch):
 
 
 def test_tasks_that_are_in_no_suite(tmp_path, monkeypatch):
-    rows = collect(["Muscle-humanoid-stand", "humanoid_cmu-run"], 500, tmp_path, processes=2)
+    rows = collect(["Muscle-humanoid-stand", "humanoid_cmu-run"], 500, tmp_path)
     assert [row["task"] for row in rows] == ["muscle-humanoid-stand", "humanoid_CMU-run"]
     dataset = load(tmp_path, "sb3-pwm/muscle-humanoid-stand-v0", monkeypatch)
     assert dataset.env_spec.id == "Muscle-humanoid-stand"
@@ -77,7 +78,7 @@ def test_tasks_that_are_in_no_suite(tmp_path, monkeypatch):
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    arguments = ["--tasks", "cartpole-balance", "--steps", "6000", "--processes", "1", "--behavior", "random"]
+    arguments = ["--tasks", "cartpole-balance", "--steps", "6000", "--processes", "1"]
     line = [sys.executable, "-m", "sb3_pwm.collect", *arguments, "--out", str(tmp_path / "killed")]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
     parts = tmp_path / "killed" / ".collecting" / "sb3-pwm" / "cartpole-balance"
@@ -140,7 +141,7 @@ def test_commands_beside_each_other_leave_each_others_episodes_alone(tmp_path, m
     collect(["pendulum-spin"], 1000, tmp_path)
     dataset = load(tmp_path, "sb3-pwm/pendulum-spin-v0", monkeypatch)
     assert dataset.total_episodes == 2
-    np.testing.assert_array_equal(dataset[0].actions, before[0]["actions"])
+    np.testing.assert_array_equal(dataset[0].actions, before[0].actions)
     assert not (tmp_path / ".collecting").exists()
 
 
@@ -163,6 +164,14 @@ def test_unfinished_data_of_other_settings_or_damaged_is_refused(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-200])
     with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
         collect_task(job)
+
+
+def test_settings_without_an_episode_do_not_bind(tmp_path):
+    folder = tmp_path / "cup-catch"
+    with pytest.raises(FileNotFoundError, match="There is no model"):
+        collect_task(Job("cup-catch", 500, (Behavior("policy", str(tmp_path / "none")),), 0, folder))
+    collect_task(Job("cup-catch", 500, (Behavior("random"),), 0, folder))
+    assert len(read_shards(folder)) == 1
 
 
 def test_policy_of_a_zoo_run(tmp_path):
@@ -201,7 +210,7 @@ def run_folder(tmp_path, algorithm, env_id):
 
 @pytest.mark.parametrize("algorithm", [SAC, PWM])
 def test_replay_of_a_run(tmp_path, monkeypatch, algorithm):
-    """With SB3's Monitor as the witness of what the learner saw, and the environment of what it was."""
+    """SB3's Monitor says what returns the learner saw, and the environment says what follows a state."""
     folder = run_folder(tmp_path, algorithm.__name__.lower(), "Cartpole-balance")
     env = Monitor(gymnasium.make("Cartpole-balance"))
     model = algorithm("MlpPolicy", env, seed=0, device="cpu", learning_starts=10_000, buffer_size=5_000)
@@ -239,8 +248,8 @@ def test_replay_of_several_environments_whose_oldest_steps_are_gone(tmp_path):
     # Steps 450 to 1,700 are left: of each environment the episodes of steps 500 to 1,000 and 1,000 to 1,500
     episodes = replayed_episodes(file, "pendulum-swingup", env.envs[0])
     returns = [returned for monitor in env.envs for returned in monitor.get_episode_rewards()[1:3]]
-    np.testing.assert_allclose([episode["rewards"].sum() for episode in episodes], returns, rtol=1e-5, atol=1e-6)
-    assert [len(episode["rewards"]) for episode in episodes] == [500] * 4
+    np.testing.assert_allclose([episode.rewards.sum() for episode in episodes], returns, rtol=1e-5, atol=1e-6)
+    assert [len(episode.rewards) for episode in episodes] == [500] * 4
 
 
 def make_buffer(env, rewards, ends, gaps=(), n_steps=12):
@@ -262,13 +271,13 @@ def test_replay_tells_terminations_truncations_and_broken_off_episodes_apart(tmp
     file = tmp_path / "replay_buffer.pkl"
     save_to_pkl(file, make_buffer(env, np.arange(12.0), {2: True, 5: False, 9: True}, gaps=(7,)))
     first, second, third = replayed_episodes(file, "pendulum-swingup", env)  # steps 6 and 7, 10 and 11 have no end
-    assert first["rewards"].tolist() == [0.0, 1.0, 2.0]
-    assert first["terminations"].tolist() == [False, False, True]
-    assert not first["truncations"].any()
-    assert second["truncations"].tolist() == [False, False, True]
-    assert not second["terminations"].any()
-    assert second["observations"][:, 0].tolist() == [300.0, 301.0, 302.0, 303.0]
-    assert third["rewards"].tolist() == [8.0, 9.0]
+    assert first.rewards.tolist() == [0.0, 1.0, 2.0]
+    assert first.terminations.tolist() == [False, False, True]
+    assert not first.truncations.any()
+    assert second.truncations.tolist() == [False, False, True]
+    assert not second.terminations.any()
+    assert second.observations[:, 0].tolist() == [300.0, 301.0, 302.0, 303.0]
+    assert third.rewards.tolist() == [8.0, 9.0]
 
 
 def test_replay_of_what_is_no_run_of_the_task_is_refused(tmp_path):
@@ -303,21 +312,21 @@ def test_replay_in_a_mixture_ends_with_its_episodes_and_is_resumed(tmp_path):
     buffer = make_buffer(env, np.arange(12.0), {2: True, 5: True, 8: True})
     save_to_pkl(folder / "replay_buffer.pkl", buffer)
     behaviors = (Behavior("replay", str(folder)), Behavior("random"))
-    whole = Job("pendulum-swingup", 5_000, behaviors, 0, tmp_path / "whole")
+    whole = Job("pendulum-swingup", 3_000, behaviors, 0, tmp_path / "whole")
     collect_task(whole)
     episodes = read_shards(whole.folder)
     # In turns, until the buffer's three are used up
-    assert [int(episode["behavior"]) for episode in episodes[:8]] == [0, 1, 0, 1, 0, 1, 1, 1]
-    assert sorted(episode["rewards"].sum() for episode in episodes[:6:2]) == [3.0, 12.0, 21.0]
+    assert [episode.behavior for episode in episodes[:8]] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert sorted(episode.rewards.sum() for episode in episodes[:6:2]) == [3.0, 12.0, 21.0]
 
     part = Job("pendulum-swingup", 1_000, behaviors, 0, tmp_path / "part")
     collect_task(part)
-    collect_task(Job("pendulum-swingup", 5_000, behaviors, 0, tmp_path / "part"))
+    collect_task(Job("pendulum-swingup", 3_000, behaviors, 0, tmp_path / "part"))
     resumed = read_shards(part.folder)
     assert len(resumed) == len(episodes)
     for one, other in zip(episodes, resumed, strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
+        for part, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, same)
 
 
 def test_mixture_with_a_replay_says_success_where_it_is_known(tmp_path, monkeypatch):
@@ -357,9 +366,13 @@ def test_behaviors_are_read(text, behavior):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"]
+    "text",
+    [
+        *("", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"),
+        *("expert:nan", "expert:inf", "random=nan", "random=inf"),
+    ],
 )
-def test_no_behaviors_are_refused(text):
+def test_texts_that_are_no_behavior_are_refused(text):
     with pytest.raises(ValueError, match="is no behavior"):
         Behavior.parse(text)
 
@@ -370,6 +383,9 @@ def test_no_behaviors_are_refused(text):
         (("--tasks", "walker-wlk"), "nearest: walker-walk"),
         (("--tasks", "walker-walk", "--behavior", "expert"), "no scripted expert"),
         (("--tasks", "walker-walk", "--behavior", "sleep"), "is no behavior"),
+        (("--tasks", "cup-spin", "--steps", "0"), "steps must be an integer of at least 1, got 0"),
+        (("--tasks", "cup-spin", "--processes", "-1"), "processes must be an integer of at least 0, got -1"),
+        (("--tasks", "cup-spin", "--seed", "-1"), "seed must be an integer of at least 0, got -1"),
         ((), "either --tasks or --suite"),
         (("--suite", "mt30", "--tasks", "walker-walk"), "either --tasks or --suite"),
         (("--tasks", "walker-walk", "--behaviour", "random"), "The option --behaviour is called --behavior now"),
@@ -379,6 +395,6 @@ def test_no_behaviors_are_refused(text):
 )
 def test_command_says_what_is_wrong(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as error:
-        main(["collect", *arguments, "--steps", "10", "--out", str(tmp_path), "--processes", "1"])
+        main(["collect", "--steps", "10", "--out", str(tmp_path), "--processes", "1", *arguments])
     assert error.value.code == 2
     assert message in capsys.readouterr().err

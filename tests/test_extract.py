@@ -80,7 +80,17 @@ def test_a_new_task_and_going_on_online(folder):
         (("--tasks", "cup-catch", "--world-model", "no.safetensors"), "There is no world model file no.safetensors"),
         (("--tasks", "cup-catch", "--dataset", "nowhere"), "nowhere"),
         (("--tasks", "cup-catch", "--update", "3"), "--update"),
-        (("--tasks",), "at least one task"),
+        (("--tasks",), "Argument --tasks: expected at least one argument"),
+        (("--tasks", "cup-catch", "--episodes", "3"), "The option --episodes is called --eval-episodes now"),
+        (("--tasks", "cup-catch", "--updates", "0"), "updates must be an integer of at least 1, got 0"),
+        (("--tasks", "cup-catch", "--seeds", "-1"), "A seed must be an integer of at least 0"),
+        (("--tasks", "cup-catch", "--threads", "-1"), "threads must be an integer of at least 0, got -1"),
+        (("--tasks", "cup-catch", "--device", "tpu"), "device must be auto, cpu, or a GPU of this machine"),
+        (("--tasks", "cup-catch", "--tag", "a/b"), "--tag must be usable in the name of a file, got 'a/b'"),
+        (("--tasks", "cup-catch", "--params", "{'horizn': 8}"), "PWM has no argument 'horizn': did you mean 'horizon'"),
+        (("--tasks", "cup-catch", "--params", "{'behaviour_coef': 1}"), "it is called bc_coef now"),
+        (("--tasks", "cup-catch", "--params", "{'seed': 1}"), "--params must not have 'seed': give --seeds"),
+        (("--tasks", "cup-catch", "--out", __file__), "--out must be a folder"),
     ],
 )
 def test_command_says_what_is_wrong(folder, capsys, arguments, message):
@@ -91,10 +101,44 @@ def test_command_says_what_is_wrong(folder, capsys, arguments, message):
 
 
 def test_a_folder_of_another_run_is_refused(folder, capsys):
-    extract(folder, "--tasks", "cup-catch", "--seeds", 5)
-    before = (folder / "out/cup-catch/default-seed5.json").read_bytes()
+    extract(folder, "--tasks", "cup-catch", "--seeds", 5, "--tag", "run")
+    result = folder / "out/cup-catch/run-seed5.json"
+    before = result.read_bytes()
+    for seed in (5, 6):  # seeds that the folder does not have are of another run, too
+        with pytest.raises(SystemExit) as error:
+            extract(folder, "--tasks", "cup-catch", "--seeds", seed, "--tag", "run", "--updates", 6)
+        assert error.value.code == 2
+        message = f"{result} is the result of another run (updates 4, not 6): choose another --out or --tag"
+        assert message in capsys.readouterr().err
+    assert result.read_bytes() == before
+    assert not result.with_name("run-seed6.json").exists()
+
+
+def test_damaged_results_are_named(folder, tmp_path, capsys):
+    file = tmp_path / "cup-catch/default-seed0.json"
+    file.parent.mkdir()
+    for content in (
+        "{",
+        "{}",
+        "[]",
+        '{"task": "cup-catch", "tag": "default", "seed": 0, "data": {}, "evaluations": []}',
+    ):
+        file.write_text(content)
+        with pytest.raises(SystemExit) as error:
+            extract(folder, "--tasks", "cup-catch", "--out", tmp_path)
+        assert error.value.code == 2
+        assert f"{file} is damaged, or is no result of an extraction" in capsys.readouterr().err
+
+
+def test_an_unexpected_error_stops_no_other_task(folder, tmp_path, capsys, monkeypatch):
+    def extract_policy(world_model, dataset, task, *_):
+        raise RuntimeError(f"{task} is broken")
+
+    monkeypatch.setattr("sb3_pwm.extract.command.extract_policy", extract_policy)
     with pytest.raises(SystemExit) as error:
-        extract(folder, "--tasks", "cup-catch", "--seeds", 5, "--updates", 6)
+        extract(folder, "--tasks", "cup-spin", "cup-catch", "--seeds", 0, "--out", tmp_path)
     assert error.value.code == 2
-    assert "is the result of another run (updates 4, not 6): choose another --out or --tag" in capsys.readouterr().err
-    assert (folder / "out/cup-catch/default-seed5.json").read_bytes() == before
+    output = capsys.readouterr()
+    assert output.out.count("Traceback") == 2
+    assert "cup-catch, seed 0: failed: cup-catch is broken" in output.out
+    assert output.err.endswith("error: 2 of 2 extractions failed: cup-spin (seed 0), cup-catch (seed 0).\n")

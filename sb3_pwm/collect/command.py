@@ -4,39 +4,40 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sb3_pwm.collect.behaviors import Behavior
 from sb3_pwm.collect.run import collect
+from sb3_pwm.common.checks import check_number
 from sb3_pwm.tasks import SUITES
-
-RENAMED = {"--behaviour": "--behavior"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
     """
-    Collect data sets to pretrain world models on: one Minari data set per task.
+    Collect offline data: one Minari data set per task.
 
-    An interrupted command goes on where it was when it is given again. Examples:
+    If the command is interrupted, give it again: it goes on where it was, and ends with the same data. Examples::
 
-    sb3-pwm collect --suite mt30 --steps 20000 --out data --processes 2
+        sb3-pwm collect --suite mt30 --steps 20000 --out data --processes 2
 
-    sb3-pwm collect --tasks mw-reach mw-push --behavior random expert:0.3=2 --steps 5000 --out data
+        sb3-pwm collect --tasks mw-reach mw-push --behavior random expert:0.3=2 --steps 5000 --out data
 
-    sb3-pwm collect --tasks walker-walk --behavior replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2 --steps 20000
-    --out data
+        sb3-pwm collect --tasks walker-walk walker-run --steps 20000 --out data \\
+            --behavior replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
 
-    :param steps: Number of agent steps per task.
-    :param out: Folder of the data sets (MINARI_DATASETS_PATH for Minari's own commands).
-    :param tasks: Tasks or environment ids, such as walker-walk mw-reach Dog-run.
-    :param suite: Suite whose tasks are all collected, instead of --tasks.
-    :param behavior: What acts: random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH, each with =WEIGHT or
-        without. {env} in a path stands for the environment id of the task.
-    :param processes: Number of processes; each collects a task at a time. 0: as many as there are cores.
-    :param seed: Seed of starts, actions and noise.
-    :param overwrite: Replace data sets that are there.
+    :param steps: Number of agent steps per task. The last episode is completed.
+    :param out: Folder of the data sets (Minari's own commands take it from MINARI_DATASETS_PATH).
+    :param tasks: Names of tasks or environment ids, such as walker-walk mw-reach Dog-run.
+    :param suite: Suite of tasks to collect, instead of --tasks.
+    :param behavior: What acts: random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH. Several share the episodes
+        by weights, which are given as =WEIGHT behind each. {env} in a path stands for the environment id of the task.
+    :param processes: Number of processes. Each collects one task at a time. 0: one per core.
+    :param seed: Seed of the start states, the random actions and the noise.
+    :param overwrite: Replace data sets that exist already.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"--behaviour": "--behavior"}
 
     steps: int
     out: Path
@@ -49,13 +50,14 @@ class Collect:
 
     def run(self) -> None:
         """
-        Collect, and print a table of what was collected.
+        Collect, and print a table of the data sets.
 
-        :raises ValueError: If an option is wrong, or something is there that was collected with other options.
-        :raises FileExistsError: If a data set is there already.
+        :raises ValueError: If an option is wrong, or the folder holds an unfinished data set of other options.
+        :raises FileExistsError: If a data set exists already.
         """
         if bool(self.tasks) == (self.suite is not None):
             raise ValueError("Give the tasks to collect: either --tasks or --suite.")
+        check_number("processes", self.processes, 0, integer=True)
         started = time.perf_counter()
         results = collect(
             SUITES[self.suite].tasks if self.suite is not None else self.tasks,
@@ -70,15 +72,17 @@ class Collect:
         print(table(results))
         for row in results:
             if row["steps"] < self.steps:
-                print(f"{row['task']}: {row['steps']:,} steps, since its replay buffers hold no more.")
+                print(f"{row['task']}: only {row['steps']:,} steps, because its replay buffers hold no more.")
         size = sum(file.stat().st_size for file in self.out.rglob("*") if file.is_file())
         print(f"{self.out}: {size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s")
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """
-    :param results: Statistics of each task's data set, see :func:`~sb3_pwm.collect.minari_writer.read_statistics`.
-    :return: A table with a line for each.
+    Make a table of collected data sets.
+
+    :param results: Statistics of the data sets, see :func:`~sb3_pwm.collect.minari_writer.read_statistics`.
+    :return: The table, with one line per data set.
     """
     lines = [f"{'task':30} {'episodes':>8} {'steps':>9} {'return: mean':>12} {'min':>9} {'max':>9} {'success':>8}"]
     for row in results:

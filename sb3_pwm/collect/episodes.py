@@ -1,167 +1,110 @@
-"""The episodes of one task: made one after the other, kept in shards, and resumable by their numbers alone."""
+"""Collected episodes: stepped in an environment, or taken from a replay buffer."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from sb3_pwm.collect.behaviors import (
-    Behavior,
-    CollectedEpisode,
-    make_policy,
-    replayed_episodes,
-    run_episode,
-    source_path,
-)
-from sb3_pwm.common.files import atomic_write
-from sb3_pwm.envs import register_envs
+from sb3_pwm.collect.policies import Policy
+from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer_episodes
+from sb3_pwm.data.types import check_episode
 from sb3_pwm.tasks import env_id
 
-# Number of steps in a shard. A kill loses fewer steps than that.
-SHARD_STEPS = 2_000
+
+class CollectedEpisode(NamedTuple):
+    """One episode of T steps, as Minari stores it."""
+
+    observations: NDArray[np.float32]
+    """Observations ``(T + 1, O)``. The last one is the observation after the last step."""
+    actions: NDArray[np.float32]
+    """Actions ``(T, A)``"""
+    rewards: NDArray[np.float32]
+    """Rewards ``(T,)``"""
+    terminations: NDArray[np.bool_]
+    """Whether each step terminated the episode, ``(T,)``"""
+    truncations: NDArray[np.bool_]
+    """Whether each step truncated the episode, ``(T,)``"""
+    behavior: int = 0
+    """Index of the behavior that acted"""
+    success: NDArray[np.float32] | None = None
+    """One if a step was a success, else zero, ``(T,)``. None if the task or the replay buffer does not say it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
+def run_episode(
+    env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence
+) -> CollectedEpisode:
     """
-    What to collect for one task.
+    Run an episode in an environment.
 
-    :param task: As the releases spell it, e.g. ``"walker-walk"``.
-    :param steps: Agent steps, at least; the last episode is complete.
-    :param behaviors: What acts, by weight.
-    :param seed: Seed of the task's episodes.
-    :param folder: Where the parts lie until all are there.
+    :param env: The environment. Its episodes must be limited.
+    :param policy: The policy.
+    :param noise: Standard deviation of Gaussian noise on the actions.
+    :param seed: Seed of the start state, the random actions and the noise.
+    :return: The episode.
     """
+    start, actions_seed, noise_seed = (int(word) for word in seed.generate_state(3))
+    env.action_space.seed(actions_seed)
+    rng = np.random.default_rng(noise_seed)
+    observation, _ = env.reset(seed=start)
+    observations, actions, rewards, terminations, truncations, successes = [observation], [], [], [], [], []
+    ended = False
+    while not ended:
+        action = policy(observation)
+        if noise > 0.0:
+            action = action + np.float32(noise) * rng.standard_normal(action.shape, np.float32)
+        action = np.clip(action, -1.0, 1.0)
+        observation, reward, terminated, truncated, info = env.step(action)
+        ended = terminated or truncated
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        terminations.append(terminated)
+        truncations.append(truncated)
+        if "success" in info:
+            successes.append(float(info["success"]))
+    return CollectedEpisode(
+        np.stack(observations).astype(np.float32),
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        np.array(terminations),
+        np.array(truncations),
+        success=np.array(successes, np.float32) if successes else None,
+    )
 
-    task: str
-    steps: int
-    behaviors: tuple[Behavior, ...]
-    seed: int
-    folder: Path
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What must be the same for an interrupted collection to go on."""
-        return {
-            "task": self.task,
-            "behaviors": [[str(behavior), behavior.weight] for behavior in self.behaviors],
-            "seed": self.seed,
-        }
-
-
-def behavior_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
-    """:param weights: Of the behaviors. :return: Which one acts in episode 0, 1, ..., as near to them as can be."""
-    shares = np.array(weights) / np.sum(weights)
-    counts = np.zeros(len(shares))
-    for n in range(1, sys.maxsize):
-        chosen = int(np.argmax(shares * n - counts))
-        counts[chosen] += 1
-        yield chosen
-
-
-def read_shards(folder: Path) -> list[CollectedEpisode]:
+def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> list[CollectedEpisode]:
     """
-    :param folder: Of an unfinished task.
-    :return: Its episodes so far.
-    :raises ValueError: If a file is damaged; the message names it.
+    Read the complete episodes of a replay buffer that SB3 or rl-zoo3 has saved. Reading the file can execute code in
+    it, as with SB3's ``load_replay_buffer``: open only files that you trust.
+
+    :param path: Folder of a run of rl-zoo3 with ``--save-replay-buffer``, or the pkl file of a replay buffer.
+    :param task: Name of the task.
+    :param env: Environment of the task.
+    :return: The episodes, oldest first. An episode whose first or last step is not in the buffer is left out.
+    :raises FileNotFoundError: If the file does not exist.
+    :raises ValueError: If the replay buffer is of another environment, cannot be read, or holds no complete episode or
+        a value that is not finite.
     """
-    episodes: list[CollectedEpisode] = []
-    for path in sorted(folder.glob("*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                n_episodes = int(arrays["n_episodes"])
-                for i in range(n_episodes):
-                    prefix = f"{i}/"
-                    episodes.append({k.removeprefix(prefix): arrays[k] for k in arrays.files if k.startswith(prefix)})
-        except Exception as error:  # zipfile, zlib, numpy and KeyError, by where the file ends
-            raise ValueError(f"{path} is damaged ({error}): delete it, and the command makes it again.") from error
+    file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
+    # Two tasks of the same body can differ in the rewards only. The folder of the run names the environment.
+    trained, _, run = file.parent.name.rpartition("_")
+    if run.isdigit() and trained in gymnasium.registry and trained != env_id(task):
+        raise ValueError(f"{file} was filled by {trained}, not by {env_id(task)}.")
+    buffer = read_replay_buffer(file)
+    shapes = (buffer.observation_space.shape, buffer.action_space.shape)
+    if shapes != (env.observation_space.shape, env.action_space.shape):
+        raise ValueError(
+            f"{file} holds observations {shapes[0]} and actions {shapes[1]}; "
+            f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
+        )
+    episodes = []
+    for _, episode, where in replay_buffer_episodes(buffer, task, str(file)):
+        check_episode(episode, where)
+        observations, actions, rewards, terminated = episode
+        end = np.arange(len(rewards)) == len(rewards) - 1
+        episodes.append(CollectedEpisode(observations, actions, rewards, end & terminated, end & (not terminated)))
     return episodes
-
-
-def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None) -> None:
-    """
-    Collect a task's episodes, going on with those that are there.
-
-    :param job: What to collect.
-    :param progress: Called with the steps that are there, then with those of each new episode.
-    :raises ValueError: If what is there was collected with other settings, or a file of it is damaged.
-    """
-    register_envs()
-    job.folder.mkdir(parents=True, exist_ok=True)
-    settings = job.folder / "settings.json"
-    if settings.is_file() and json.loads(settings.read_text()) != job.settings:
-        raise ValueError(f"{job.folder} was collected with other settings: give them again, or --overwrite.")
-    if not settings.is_file():
-        with atomic_write(settings) as file:
-            file.write(json.dumps(job.settings).encode())
-    before = read_shards(job.folder)
-    n_steps, n_episodes = sum(len(episode["rewards"]) for episode in before), len(before)
-    progress(n_steps)
-
-    env = gymnasium.make(env_id(job.task))
-    sources = [_episodes(behavior, job, env) for behavior in job.behaviors]
-    draws = _draws(job.behaviors, [None if callable(source) else len(source) for source in sources])
-    shard: list[CollectedEpisode] = []
-
-    def save() -> None:
-        arrays = {f"{i}/{name}": value for i, part in enumerate(shard) for name, value in part.items()}
-        with atomic_write(job.folder / f"{n_episodes - len(shard):08d}.npz") as file:
-            np.savez(file, n_episodes=len(shard), **arrays)  # type: ignore[arg-type]
-        shard.clear()
-
-    # By its number alone, so that an interrupted collection and a whole one have the same episodes
-    for n, (chosen, count) in enumerate(draws):
-        if n_steps >= job.steps:
-            break
-        if n < n_episodes:
-            continue
-        source = sources[chosen]
-        if callable(source):
-            episode = source(np.random.SeedSequence([job.seed, n, *job.task.encode()]))
-        else:
-            episode = source[count]
-        shard.append({**episode, "behavior": np.array(chosen)})
-        n_episodes += 1
-        n_steps += len(episode["rewards"])
-        progress(len(episode["rewards"]))
-        if sum(len(episode["rewards"]) for episode in shard) >= SHARD_STEPS:
-            save()
-    if shard:
-        save()
-    env.close()
-
-
-def _episodes(
-    behavior: Behavior, job: Job, env: gymnasium.Env[Any, Any]
-) -> Callable[[np.random.SeedSequence], CollectedEpisode] | list[CollectedEpisode]:
-    """:return: What makes an episode from a seed, or the episodes of a replay buffer in the order they are taken in."""
-    if behavior.kind != "replay":
-        policy = make_policy(behavior, job.task, env)
-        return lambda seed: run_episode(env, policy, behavior.noise, seed)
-    episodes = replayed_episodes(source_path(behavior, job.task), job.task, env)
-    # Not in the learner's order: where fewer are wanted than there are, they are of all stages of learning.
-    order = np.random.default_rng([job.seed, *job.task.encode()]).permutation(len(episodes))
-    return [episodes[number] for number in order]
-
-
-def _draws(behaviors: Sequence[Behavior], available: Sequence[int | None]) -> Iterator[tuple[int, int]]:
-    """
-    :param behaviors: What acts.
-    :param available: How many episodes each has; None for any number.
-    :return: Which one acts in episode 0, 1, ... and how many episodes it had before, until none has any left.
-    """
-    counts = [0] * len(behaviors)
-    for chosen in behavior_of_each_episode([behavior.weight for behavior in behaviors]):
-        if all(limit is not None and count >= limit for count, limit in zip(counts, available, strict=True)):
-            return
-        limit = available[chosen]
-        if limit is None or counts[chosen] < limit:
-            yield chosen, counts[chosen]
-            counts[chosen] += 1

@@ -1,4 +1,4 @@
-"""A task's collected episodes as a Minari data set, which is complete or not there."""
+"""Writer of Minari data sets. A data set is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -6,52 +6,100 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from sb3_pwm.collect.episodes import Job, read_shards
+from sb3_pwm.collect.episodes import CollectedEpisode
+from sb3_pwm.collect.job import Job, read_shards
 from sb3_pwm.tasks import env_id
 
 
 def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     """
-    Turn a task's parts into a Minari data set, which is whole or not there.
+    Write the collected episodes of a task as a Minari data set, and remove their shards.
 
-    :param job: What was collected.
-    :param dataset_id: The data set's id, such as ``"mt30/walker-walk-v0"``.
-    :param out: The folder of data sets.
-    :return: See :func:`read_statistics`.
+    :param job: The job. All its episodes are collected.
+    :param dataset_id: Id of the data set, such as ``"mt30/walker-walk-v0"``.
+    :param out: Folder of the data sets. A data set of the same id is replaced.
+    :return: Statistics of the data set, see :func:`read_statistics`.
     """
-    # Minari is an extra.
+    # Minari is an optional package.
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.namespace import create_namespace, list_local_namespaces
 
     episodes = read_shards(job.folder)
-    # A replay buffer does not say what was a success; beside episodes that do say it, it is not a number there.
-    some_say = any("success" in episode for episode in episodes)
-    successes = [
-        episode.get("success", np.full(len(episode["rewards"]), np.nan, np.float32)) if some_say else None
-        for episode in episodes
-    ]
     buffers = [
         EpisodeBuffer(
             id=number,
-            observations=episode["observations"],
-            actions=episode["actions"],
-            rewards=episode["rewards"],
-            terminations=episode["terminations"],
-            truncations=episode["truncations"],
-            # Minari keeps the info of the reset too.
-            infos={"success": np.concatenate([[0.0], success])} if (success := successes[number]) is not None else {},
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+            # Minari stores the info of the reset too.
+            infos={} if success is None else {"success": np.concatenate([[0.0], success])},
         )
-        for number, episode in enumerate(episodes)
+        for number, (episode, success) in enumerate(zip(episodes, _successes(episodes), strict=True))
     ]
-    returns = np.array([episode["rewards"].sum() for episode in episodes])
-    names = [str(job.behaviors[int(episode["behavior"])]) for episode in episodes]
+    statistics = _statistics(job, episodes)
+    unfinished = job.folder / "minari"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with _minari_folder(unfinished), warnings.catch_warnings():
+        # Minari warns that author, email address and code link are missing.
+        warnings.filterwarnings("ignore", module="minari")
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=gymnasium.spec(env_id(job.task)),
+            algorithm_name=statistics["behaviors"],
+            description=f"{job.task}, collected by sb3-pwm collect",
+        )
+    dataset.storage.update_metadata(statistics)
+    namespace = dataset_id.rpartition("/")[0]
+    with _minari_folder(out):
+        if namespace not in list_local_namespaces():
+            create_namespace(namespace)
+    target = out / dataset_id
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(unfinished / dataset_id, target)
+    shutil.rmtree(job.folder)
+    return read_statistics(target)
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    """
+    Read the statistics of a collected data set.
+
+    :param path: Folder of the data set.
+    :return: Dictionary with the keys ``task``, ``seed``, ``behaviors``, ``return_mean``, ``return_min``,
+        ``return_max``, ``episodes``, ``steps`` and, if the task says what a success is, ``success_rate``.
+    """
+    metadata = json.loads((path / "data" / "metadata.json").read_text())
+    names = ("task", "seed", "behaviors", "return_mean", "return_min", "return_max", "success_rate")
+    statistics = {name: metadata[name] for name in names if name in metadata}
+    return {**statistics, "episodes": metadata["total_episodes"], "steps": metadata["total_steps"]}
+
+
+def _successes(episodes: Sequence[CollectedEpisode]) -> list[NDArray[np.float32] | None]:
+    """:return: Success of each step of each episode: NaN in those that do not say it, if others do."""
+    if all(episode.success is None for episode in episodes):
+        return [None] * len(episodes)
+    return [
+        np.full(len(episode.rewards), np.nan, np.float32) if episode.success is None else episode.success
+        for episode in episodes
+    ]
+
+
+def _statistics(job: Job, episodes: Sequence[CollectedEpisode]) -> dict[str, Any]:
+    returns = np.array([episode.rewards.sum() for episode in episodes])
+    names = [str(job.behaviors[episode.behavior]) for episode in episodes]
     statistics: dict[str, Any] = {
         "task": job.task,
         "seed": job.seed,
@@ -60,46 +108,21 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
         "return_min": float(returns.min()),
         "return_max": float(returns.max()),
     }
-    if some_say:
-        said = [episode["success"].max() for episode in episodes if "success" in episode]
-        statistics["success_rate"] = float(np.mean(said))
+    successes = [episode.success.max() for episode in episodes if episode.success is not None]
+    if successes:
+        statistics["success_rate"] = float(np.mean(successes))
+    return statistics
 
-    # Written beside its place and moved there when complete
-    writing = job.folder / "minari"
-    shutil.rmtree(writing, ignore_errors=True)
+
+@contextmanager
+def _minari_folder(folder: Path) -> Iterator[None]:
+    """Have Minari read and write data sets in a folder. Minari takes the folder from the environment only."""
     previous = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
     try:
-        os.environ["MINARI_DATASETS_PATH"] = str(writing)
-        with warnings.catch_warnings():
-            # It would like an author, his address and a link to his code.
-            warnings.filterwarnings("ignore", module="minari")
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                buffers,
-                env=gymnasium.spec(env_id(job.task)),
-                algorithm_name=statistics["behaviors"],
-                description=f"{job.task}, collected by python -m sb3_pwm.collect",
-            )
-        dataset.storage.update_metadata(statistics)
-        os.environ["MINARI_DATASETS_PATH"] = str(out)
-        namespace = dataset_id.rpartition("/")[0]
-        if namespace not in list_local_namespaces():
-            create_namespace(namespace)
+        yield
     finally:
         if previous is None:
-            os.environ.pop("MINARI_DATASETS_PATH", None)
+            del os.environ["MINARI_DATASETS_PATH"]
         else:
             os.environ["MINARI_DATASETS_PATH"] = previous
-    target = out / dataset_id
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(writing / dataset_id, target)
-    shutil.rmtree(job.folder)
-    return read_statistics(target)
-
-
-def read_statistics(path: Path) -> dict[str, Any]:
-    """:param path: A data set's folder. :return: Its statistics, and how many ``episodes`` and ``steps`` it has."""
-    metadata = json.loads((path / "data" / "metadata.json").read_text())
-    names = ("task", "seed", "behaviors", "return_mean", "return_min", "return_max", "success_rate")
-    statistics = {name: metadata[name] for name in names if name in metadata}
-    return {**statistics, "episodes": metadata["total_episodes"], "steps": metadata["total_steps"]}

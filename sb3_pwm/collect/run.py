@@ -16,24 +16,80 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_pwm.collect.behaviors import Behavior
-from sb3_pwm.collect.episodes import Job, collect_task
+from sb3_pwm.collect.job import Job, collect_task
 from sb3_pwm.collect.minari_writer import read_statistics, write_dataset
+from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.tasks import task_name
 
-PARTIAL = ".collecting"
-
-_queue: Any = None
-
-
-def _start_worker(queue: Any) -> None:
-    global _queue
-    _queue = queue
-    th.set_num_threads(1)  # there are as many processes as cores
+UNFINISHED = ".collecting"
+"""Name of the folder of unfinished data sets"""
 
 
-def _work(job: Job) -> None:
-    collect_task(job, lambda steps: _queue.put(steps))
+def collect(
+    tasks: Sequence[str],
+    steps: int,
+    out: str | Path,
+    behaviors: Sequence[Behavior] = (Behavior("random"),),
+    processes: int = 1,
+    seed: int = 0,
+    namespace: str = "sb3-pwm",
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """
+    Collect a Minari data set for each of several tasks.
+
+    If the call is interrupted, the same call resumes it and ends with the same data sets. Other calls may collect other
+    tasks into the same folder at the same time.
+
+    :param tasks: Names of the tasks, or their environment ids.
+    :param steps: Number of agent steps per task. The last episode is completed, so there can be more.
+    :param out: Folder of the data sets. Minari calls it ``MINARI_DATASETS_PATH``.
+    :param behaviors: Behaviors that share the episodes of each task by their weights.
+    :param processes: Number of processes. Each collects one task at a time.
+    :param seed: Seed of the episodes.
+    :param namespace: First part of the ids of the data sets.
+    :param overwrite: Whether to replace data sets that exist already, finished or not.
+    :return: Statistics of each data set, see :func:`~sb3_pwm.collect.minari_writer.read_statistics`.
+    :raises ValueError: If a task is unknown, a number is out of range, or the folder holds an unfinished data set of
+        other settings.
+    :raises FileExistsError: If a data set exists already and ``overwrite`` is False. Nothing is collected then.
+    """
+    check_number("steps", steps, 1, integer=True)
+    check_number("processes", processes, 1, integer=True)
+    check_number("seed", seed, 0, integer=True)
+    if not tasks or not behaviors:
+        raise ValueError("Give at least one task and one behavior.")
+    out = Path(out).resolve()
+    ids = {name: f"{namespace}/{name}-v0" for name in map(task_name, tasks)}
+    unfinished = out / UNFINISHED / namespace
+    jobs = [Job(name, steps, tuple(behaviors), seed, unfinished / name) for name in ids]
+    # The marker tells an interrupted call from another one: only the interrupted call may keep its finished data sets.
+    settings = json.dumps({"steps": steps, "tasks": [job.settings for job in jobs]}).encode()
+    marker = unfinished / f"{hashlib.sha256(settings).hexdigest()[:16]}.command"
+    finished = [job for job in jobs if (out / ids[job.task]).exists()]
+    if overwrite:
+        for job in jobs:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        finished = []
+    elif finished and not marker.is_file():
+        names = ", ".join(ids[job.task] for job in finished)
+        raise FileExistsError(f"{out} already holds {names}: choose another folder, or --overwrite.")
+    with atomic_write(marker) as file:
+        file.write(settings)
+
+    results = {job.task: read_statistics(out / ids[job.task]) for job in finished}
+    missing = [job for job in jobs if job not in finished]
+    with tqdm(total=steps * len(jobs), initial=steps * len(finished), unit="step", disable=None, smoothing=0.05) as bar:
+        for job in _collected(missing, processes, bar):
+            results[job.task] = write_dataset(job, ids[job.task], out)
+    for job in finished:  # remains if the call was interrupted just after its data set was finished
+        shutil.rmtree(job.folder, ignore_errors=True)
+    marker.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another call may be collecting other tasks
+        unfinished.rmdir()
+        unfinished.parent.rmdir()
+    return [results[job.task] for job in jobs]
 
 
 def _collected(jobs: Sequence[Job], processes: int, bar: tqdm[Any]) -> Iterator[Job]:
@@ -41,16 +97,16 @@ def _collected(jobs: Sequence[Job], processes: int, bar: tqdm[Any]) -> Iterator[
     Collect the episodes of several tasks.
 
     :param jobs: What to collect for each task.
-    :param processes: Number of processes; one is this process itself.
-    :param bar: Progress bar of all steps.
-    :return: Each job as soon as its episodes are there.
+    :param processes: Number of processes. 1: this process collects.
+    :param bar: Progress bar of the steps of all tasks.
+    :return: Iterator of the jobs, each as soon as its episodes are collected.
     """
     if processes == 1 or len(jobs) <= 1:
         for job in jobs:
             collect_task(job, bar.update)
             yield job
         return
-    # Not forked: graphics libraries and threads do not survive it.
+    # Graphics libraries and threads do not survive a fork.
     context = get_context("spawn")
     queue = context.Queue()
     with ProcessPoolExecutor(processes, context, _start_worker, (queue,)) as pool:
@@ -69,61 +125,15 @@ def _collected(jobs: Sequence[Job], processes: int, bar: tqdm[Any]) -> Iterator[
             raise
 
 
-def collect(
-    tasks: Sequence[str],
-    steps: int,
-    out: str | Path,
-    behaviors: Sequence[Behavior] = (Behavior("random"),),
-    processes: int = 1,
-    seed: int = 0,
-    namespace: str = "sb3-pwm",
-    overwrite: bool = False,
-) -> list[dict[str, Any]]:
-    """
-    Collect a Minari data set for each of several tasks.
+_queue: Any = None
+"""Queue of the numbers of collected steps, in a worker process"""
 
-    :param tasks: Tasks as the releases spell them, or their environment ids.
-    :param steps: Agent steps per task.
-    :param out: Folder of the data sets, as ``MINARI_DATASETS_PATH`` names it to Minari.
-    :param behaviors: What acts, by weight.
-    :param processes: Number of processes; a task is one process's.
-    :param seed: Seed of everything.
-    :param namespace: First part of the data sets' ids.
-    :param overwrite: Whether to replace data sets that are there, finished or not.
-    :return: Statistics of each task's data set, see :func:`read_statistics`.
-    :raises ValueError: If a task is unknown, or something is there that was collected with other settings.
-    :raises FileExistsError: If a data set is there and ``overwrite`` is not set; nothing is collected then.
-    """
-    out = Path(out).resolve()
-    names = [task_name(task) for task in tasks]
-    ids = {name: f"{namespace}/{name}-v0" for name in names}
-    partial = out / PARTIAL / namespace
-    jobs = [Job(name, steps, tuple(behaviors), seed, partial / name) for name in ids]
-    # What an interrupted command has finished already is its own, and kept; anything else is somebody's data.
-    command = json.dumps({"steps": steps, "tasks": [job.settings for job in jobs]}).encode()
-    # Of its own name: other commands may be at work beside this one, for other tasks.
-    marker = partial / f"{hashlib.sha256(command).hexdigest()[:16]}.command"
-    resumed = marker.is_file()
-    finished = {name: dataset_id for name, dataset_id in ids.items() if (out / dataset_id).exists()}
-    if overwrite:
-        for job in jobs:
-            shutil.rmtree(job.folder, ignore_errors=True)
-        finished = {}
-    elif finished and not resumed:
-        raise FileExistsError(
-            f"{out} already holds {', '.join(finished.values())}: choose another folder, or --overwrite."
-        )
-    with atomic_write(marker) as file:
-        file.write(command)
 
-    results = {name: read_statistics(out / dataset_id) for name, dataset_id in finished.items()}
-    jobs = [job for job in jobs if job.task not in finished]
-    bar = tqdm(total=steps * len(ids), initial=steps * len(finished), unit="step", disable=None, smoothing=0.05)
-    for job in _collected(jobs, processes, bar):
-        results[job.task] = write_dataset(job, ids[job.task], out)
-    bar.close()
-    marker.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another command may be at work for other tasks
-        partial.rmdir()
-        (out / PARTIAL).rmdir()
-    return [results[name] for name in ids]
+def _start_worker(queue: Any) -> None:
+    global _queue
+    _queue = queue
+    th.set_num_threads(1)  # there are as many processes as cores
+
+
+def _work(job: Job) -> None:
+    collect_task(job, lambda steps: _queue.put(steps))

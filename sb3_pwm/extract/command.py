@@ -3,56 +3,62 @@
 import ast
 import dataclasses
 import hashlib
-import json
 import os
+import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
-import tyro
 from tqdm import tqdm
 
+from sb3_pwm.common.checks import check_number, reject_unknown_keywords
+from sb3_pwm.common.devices import check_device
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.envs import register_envs
 from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig, extract_policy, write_result
-from sb3_pwm.extract.results import plot, read_results, summarize, table
+from sb3_pwm.extract.results import plot, read_results, result_file, summarize, table
+from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.tasks import SUITES, task_name
 from sb3_pwm.world_model.model import WorldModel
 
-RENAMED = {"--episodes": "--eval-episodes"}
+OPTIONS = {"world_model": "--world-model", "dataset": "--dataset", "task": "--tasks", "seed": "--seeds"}
+"""Arguments of :class:`~sb3_pwm.PWM` that options of the command set, with these options"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Extract:
     """
-    Extract a policy for each of several tasks from one pretrained world model (PWM section 4.2).
+    Extract a policy for each of several tasks from one pretrained world model.
 
-    The environments are stepped for evaluation only. Policies that are there are not extracted again, so a command that
-    was interrupted goes on when it is given again. The folder gets a model (.zip) and a result (.json) for each task
-    and seed, scores.csv, and returns.png. Example:
+    The environments are stepped for evaluation only. If the command is interrupted, give it again: policies that are
+    complete are not extracted again. The folder gets a model (.zip) and a result (.json) for each task and seed, and a
+    table (scores.csv) and a picture (returns.png) of all results. Example::
 
-    sb3-pwm extract --world-model wm.safetensors --dataset data/mt80 --tasks walker-walk mw-reach --out extracted
+        sb3-pwm extract --world-model wm.safetensors --dataset data/mt80 --tasks walker-walk mw-reach --out extracted
 
-    :param world_model: World model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases.
-    :param dataset: Minari ids or folders, TD-MPC2's .pt files, or a stored data set.
-    :param tasks: Tasks to extract policies for; mt30 and mt80 stand for their tasks.
-    :param out: Folder of the policies.
-    :param seeds: Seeds of the extractions; each gives a policy.
-    :param config: What decides the outcome.
-    :param settings: Named set of PWM's arguments: the defaults of this package, or those of the paper.
-    :param params: PWM's arguments that depart from the settings, as a dictionary: "{'precision': 'bfloat16'}".
-    :param tag: Name of these settings in files and tables; empty: the name of --settings.
-    :param threads: Number of torch's threads; 0: one per core.
-    :param device: Device of the networks; auto: a GPU if there is one.
+    :param world_model: File of the world model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases.
+    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
+    :param tasks: Names of tasks or environment ids. mt30 and mt80 stand for all tasks of a suite.
+    :param out: Folder of the policies and results.
+    :param seeds: Seeds of the extractions. Each seed gives one policy per task.
+    :param config: Configuration of an extraction.
+    :param settings: Named set of PWM's arguments: the defaults of this package, or the values of the paper.
+    :param params: Arguments of PWM that differ from the settings, as a dictionary, such as "{'precision': 'bfloat16'}".
+    :param tag: Name of this run in files and tables, so that one folder can hold several runs. Default: the name
+        of --settings.
+    :param threads: Number of threads of torch. 0: one per core.
+    :param device: Device of the networks. auto: a GPU if there is one.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"--episodes": "--eval-episodes"}
 
     world_model: Path
     dataset: tuple[str, ...]
     tasks: tuple[str, ...]
     out: Path
     seeds: tuple[int, ...] = (0, 1, 2)
-    config: Annotated[ExtractionConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExtractionConfig)
+    config: ExtractionConfig = dataclasses.field(default_factory=ExtractionConfig)
     settings: Literal["default", "paper"] = "default"
     params: str = "{}"
     tag: str = ""
@@ -61,63 +67,69 @@ class Extract:
 
     def run(self) -> None:
         """
-        Extract the policies that are missing; print a table of all.
+        Extract the missing policies, and print a table of all results.
 
-        :raises ValueError: If an option is wrong, the folder holds policies of other settings, or a task failed. A task
-            that fails stops no other.
-        :raises FileNotFoundError: If there is no such world model or data set.
+        :raises ValueError: If an option is wrong, the folder holds results of another run, or a task failed. The other
+            tasks are extracted nevertheless.
+        :raises FileNotFoundError: If the world model or the data does not exist.
         """
         register_envs()
+        tasks, parameters = self._check_options()
         th.set_num_threads(self.threads or os.cpu_count() or 1)
-        tasks, parameters = self._tasks(), self._parameters()
-        if not tasks or not self.seeds:
-            raise ValueError("Give at least one task and one seed.")
-        WorldModel.load(self.world_model)  # a wrong file is to be told before data is read
-        dataset = OfflineDataset.load(self.dataset)
+        WorldModel.load(self.world_model)  # a wrong file is refused before the data is read
+        identity = self._identity(parameters)
+        finished = self._finished(identity)
         jobs = [(task, seed) for task in tasks for seed in self.seeds]
-        missing = [(task, seed) for task, seed in jobs if not self._is_done(task, seed, parameters)]
+        missing = [job for job in jobs if job not in finished]
         print(f"{len(jobs)} policies, {len(jobs) - len(missing)} of them extracted before", flush=True)
         failed = []
-        for task, seed in missing:
-            try:
-                # The model is read anew for each: a task that is added is added to a copy.
-                model, result = extract_policy(
-                    WorldModel.load(self.world_model), dataset, task, seed, self.config, parameters, self.device
-                )
-            except (ValueError, OSError, MemoryError) as error:
-                tqdm.write(f"{task}, seed {seed}: failed: {error}")
-                failed.append(f"{task} (seed {seed})")
-                continue
-            description = {"tag": self._tag, "run": self._identity(parameters), "threads": th.get_num_threads()}
-            write_result(model, {**result, **description}, self.out / task, self._name(seed))
-            tqdm.write(f"{task}, seed {seed}: return {result['evaluations'][-1]['return']:.1f}")
+        if missing:
+            dataset = OfflineDataset.load(self.dataset)
+            failed = [job for job in missing if not self._extract(job, dataset, parameters, identity)]
         self._report()
         if failed:
-            raise ValueError(f"{len(failed)} of {len(missing)} extractions failed: {', '.join(failed)}.")
+            names = ", ".join(f"{task} (seed {seed})" for task, seed in failed)
+            raise ValueError(f"{len(failed)} of {len(missing)} extractions failed: {names}.")
 
     @property
     def _tag(self) -> str:
         return self.tag or self.settings
 
-    def _name(self, seed: int) -> str:
-        return f"{self._tag}-seed{seed}"
-
-    def _tasks(self) -> list[str]:
-        """:return: The tasks, suites replaced by their tasks."""
+    def _check_options(self) -> tuple[list[str], dict[str, Any]]:
+        """:return: Names of the tasks, with suites replaced by their tasks, and the arguments of PWM."""
         names = [name for task in self.tasks for name in (SUITES[task].tasks if task in SUITES else (task,))]
-        return list(dict.fromkeys(task_name(name) for name in names))
+        tasks = list(dict.fromkeys(task_name(name) for name in names))
+        if not tasks or not self.seeds:
+            raise ValueError("Give at least one task and one seed.")
+        for seed in self.seeds:
+            check_number("A seed", seed, 0, 2**32 - 1, integer=True)
+        check_number("threads", self.threads, 0, integer=True)
+        check_device(self.device)
+        if Path(self.tag).name != self.tag:
+            raise ValueError(f"--tag must be usable in the name of a file, got {self.tag!r}.")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out must be a folder, but {self.out} is a file.")
+        return tasks, {**SETTINGS[self.settings], **self._given_parameters()}
 
-    def _parameters(self) -> dict[str, Any]:
+    def _given_parameters(self) -> dict[str, Any]:
         try:
             given = ast.literal_eval(self.params)
         except (ValueError, SyntaxError):
             given = None
-        if not isinstance(given, dict):
+        if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
             raise ValueError(f"--params must be a dictionary such as \"{{'horizon': 8}}\", got {self.params!r}.")
-        return {**SETTINGS[self.settings], **given}
+        for name in ("policy", "env", "offline", "device", *OPTIONS):
+            if name in given:
+                remedy = f"give {OPTIONS[name]}" if name in OPTIONS else "leave it out"
+                raise ValueError(f"--params must not have {name!r}: {remedy}.")
+        try:
+            reject_unknown_keywords(PWM, given, PWM.unsupported_arguments)
+        except TypeError as error:
+            raise ValueError(f"--params: {error}") from error
+        return given
 
     def _identity(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """:return: What must be the same for a policy that is there to count as this command's."""
+        """:return: What must be the same for a result to be of this run."""
         return {
             "world_model": hashlib.sha256(self.world_model.read_bytes()).hexdigest()[:16],
             "dataset": list(self.dataset),
@@ -125,21 +137,45 @@ class Extract:
             **dataclasses.asdict(self.config),
         }
 
-    def _is_done(self, task: str, seed: int, parameters: dict[str, Any]) -> bool:
-        path = self.out / task / f"{self._name(seed)}.json"
-        if not path.is_file():
-            return False
+    def _finished(self, identity: dict[str, Any]) -> set[tuple[str, int]]:
+        """
+        Find the finished extractions.
+
+        :param identity: See :meth:`_identity`.
+        :return: Task and seed of the results that the folder has under the tag.
+        :raises ValueError: If a result is of another run.
+        """
+        finished = set()
+        for result in (result for group in read_results(self.out).values() for result in group):
+            if result["tag"] != self._tag:
+                continue
+            for name, value in identity.items():
+                saved = result.get("run", {}).get(name)
+                if saved != value:
+                    raise ValueError(
+                        f"{result_file(self.out, result['task'], self._tag, result['seed'])} is the result of another "
+                        f"run ({name} {saved}, not {value}): choose another --out or --tag."
+                    )
+            finished.add((result["task"], result["seed"]))
+        return finished
+
+    def _extract(
+        self, job: tuple[str, int], dataset: OfflineDataset, parameters: dict[str, Any], identity: dict[str, Any]
+    ) -> bool:
+        """:return: Whether the extraction succeeded. If not, the reason is printed."""
+        task, seed = job
         try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))["run"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged, or no result of an extraction: {error!r}.") from error
-        ours = self._identity(parameters)
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                raise ValueError(
-                    f"{path} is the result of another run ({name} {theirs.get(name)}, not {value}): choose another "
-                    "--out or --tag."
-                )
+            # Each extraction gets a model of its own, because a task may be added to it.
+            world_model = WorldModel.load(self.world_model)
+            model, result = extract_policy(world_model, dataset, task, seed, self.config, parameters, self.device)
+            description = {"tag": self._tag, "run": identity, "threads": th.get_num_threads()}
+            write_result(model, {**result, **description}, result_file(self.out, task, self._tag, seed))
+        except Exception as error:  # a task that fails must not stop the others
+            if not isinstance(error, ValueError | OSError | ImportError | MemoryError):
+                tqdm.write(traceback.format_exc())
+            tqdm.write(f"{task}, seed {seed}: failed: {error}")
+            return False
+        tqdm.write(f"{task}, seed {seed}: return {result['evaluations'][-1]['return']:.1f}")
         return True
 
     def _report(self) -> None:
@@ -148,7 +184,9 @@ class Extract:
             return
         with atomic_write(self.out / "scores.csv") as file:
             file.write(summarize(results).to_csv(index=False).encode())
+        written = [self.out / "scores.csv"]
         if any(tag == self._tag for _, tag in results):
-            plot(results, self._tag, self.out / "returns.png")
+            written.append(self.out / "returns.png")
+            plot(results, self._tag, written[-1])
         print(table(results))
-        print(f"Written: {self.out / 'scores.csv'}, {self.out / 'returns.png'}")
+        print(f"Written: {', '.join(map(str, written))}")

@@ -1,4 +1,4 @@
-"""Extraction of one policy from a pretrained world model, and its result."""
+"""Extraction of one policy from a pretrained world model."""
 
 import dataclasses
 import json
@@ -7,9 +7,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
+from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
@@ -40,13 +42,15 @@ EVALUATION_SEED = 1_000
 @dataclasses.dataclass(frozen=True)
 class ExtractionConfig:
     """
-    What decides the outcome of an extraction, beside world model, data, task and seed.
+    Configuration of an extraction.
 
     :param updates: Number of updates.
-    :param eval_every: Number of updates between evaluations.
+    :param eval_every: Number of updates between two evaluations.
     :param eval_episodes: Number of episodes of an evaluation.
-    :param online_steps: Number of environment steps to go on for afterwards.
-    :param like: Task whose embedding a task starts from that the world model does not have; empty: none.
+    :param online_steps: Number of environment steps to learn on for afterwards. 0: none.
+    :param like: Task whose embedding a task starts from if the world model lacks the task. Default: such a task
+        fails.
+    :raises ValueError: If a value is out of range. The message names it.
     """
 
     updates: int = 4_000
@@ -54,6 +58,11 @@ class ExtractionConfig:
     eval_episodes: int = 10
     online_steps: int = 0
     like: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "eval_every", "eval_episodes"):
+            check_number(name, getattr(self, name), 1, integer=True)
+        check_number("online_steps", self.online_steps, 0, integer=True)
 
 
 def extract_policy(
@@ -67,18 +76,23 @@ def extract_policy(
     progress_bar: bool = True,
 ) -> tuple[PWM, dict[str, Any]]:
     """
-    Extract a policy, evaluating it on the way.
+    Extract a policy, and evaluate it before, between and after the updates.
 
-    :param world_model: The pretrained world model.
-    :param dataset: Data that has the task.
+    The learning rate decays linearly from 5e-4 unless ``parameters`` has another one.
+
+    :param world_model: The pretrained world model. If it lacks the task and ``config.like`` is given, the task is added
+        to it.
+    :param dataset: Data set with the task.
     :param task: Name of the task.
     :param seed: Seed of the extraction.
     :param config: Number of updates and evaluations.
     :param parameters: Further arguments of :class:`~sb3_pwm.PWM`.
-    :param device: Device of the networks.
+    :param device: Device of the networks. ``"auto"``: a GPU if there is one.
     :param progress_bar: Whether to show a progress bar.
-    :return: The model, and its result: the mean and best return of the data, and the evaluations.
-    :raises ValueError: If the world model or the data does not have the task, or an argument is wrong.
+    :return: The model, and the result: a dictionary with the ``task``, the ``seed``, the ``data`` (number of episodes,
+        mean and best return), the ``evaluations`` and the evaluations of the steps ``online``, see
+        :class:`~sb3_pwm.common.evaluation.TimedEvaluation`.
+    :raises ValueError: If the world model or the data set lacks the task, or an argument is wrong.
     """
     data = dataset.select([task])
     if config.like and task not in world_model.config.tasks:
@@ -95,40 +109,48 @@ def extract_policy(
         **{"learning_rate": "lin_5e-4", **parameters},
     )
     eval_env = make_vec_env(env_id(task))
-    bar = tqdm(total=config.updates, unit="update", disable=None if progress_bar else True, leave=False)
-    bar.set_description(f"{task}, seed {seed}")
 
-    def learn(timesteps: int) -> list[Row]:
-        def show(row: Row) -> None:
-            bar.update(row["timesteps"] - bar.n)
-            bar.set_postfix({"return": f"{row['return']:.0f}"})
-
-        evaluation = TimedEvaluation(
-            eval_env, config.eval_every, config.eval_episodes, True, True, EVALUATION_SEED, on_evaluation=show
-        )
-        model.learn(timesteps, callback=evaluation, log_interval=10)
+    def learn(timesteps: int, unit: str) -> list[Row]:
+        evaluation = TimedEvaluation(eval_env, config.eval_every, config.eval_episodes, True, True, EVALUATION_SEED)
+        with tqdm(total=timesteps, unit=unit, disable=None if progress_bar else True, leave=False) as bar:
+            bar.set_description(f"{task}, seed {seed}")
+            model.learn(timesteps, callback=[_ProgressBar(bar, evaluation), evaluation], log_interval=10)
         return evaluation.rows
 
-    rows, online = learn(config.updates), []
+    evaluations, online = learn(config.updates, "update"), []
     if config.online_steps:
         model.offline = False
-        online = learn(config.online_steps)
-    bar.close()
+        online = learn(config.online_steps, "step")
     eval_env.close()
     returns = data.data[0].returns
     statistics = {"mean": float(np.mean(returns)), "best": float(np.max(returns)), "episodes": len(returns)}
-    return model, {"task": task, "seed": seed, "data": statistics, "evaluations": rows, "online": online}
+    return model, {"task": task, "seed": seed, "data": statistics, "evaluations": evaluations, "online": online}
 
 
-def write_result(model: PWM, result: dict[str, Any], folder: Path, name: str) -> None:
+class _ProgressBar(BaseCallback):
+    """Show the number of timesteps and the return of the last evaluation."""
+
+    def __init__(self, bar: "tqdm[Any]", evaluation: TimedEvaluation):
+        super().__init__()
+        self.bar = bar
+        self.evaluation = evaluation
+
+    def _on_step(self) -> bool:
+        if self.evaluation.rows:
+            self.bar.set_postfix({"return": f"{self.evaluation.rows[-1]['return']:.0f}"}, refresh=False)
+        self.bar.update(self.num_timesteps - self.bar.n)
+        return True
+
+
+def write_result(model: PWM, result: dict[str, Any], file: Path) -> None:
     """
-    Write a policy and its result; both are complete or not there.
+    Write a result, and the model beside it (``*.zip``).
 
     :param model: The model.
-    :param result: What :func:`extract_policy` returned, and whatever else describes it.
-    :param folder: Folder of the task.
-    :param name: Name of the files without their suffix.
+    :param result: Result of :func:`extract_policy`. Further keys are stored too.
+    :param file: File of the result, ``*.json``.
     """
-    model.save(folder / f"{name}.zip")
-    with atomic_write(folder / f"{name}.json") as file:  # last: it says that the extraction is complete
-        file.write(json.dumps(result, indent=1).encode())
+    model.save(file.with_suffix(".zip"))
+    # The result is written last: if it is there, the model is complete.
+    with atomic_write(file) as stream:
+        stream.write(json.dumps(result, indent=1).encode())

@@ -12,29 +12,48 @@ from matplotlib.figure import Figure
 from sb3_pwm.common.files import atomic_write
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
-"""Results of each task and tag, by seed"""
+"""Results of all seeds, by task and tag; see :func:`~sb3_pwm.extract.extract_policy`"""
+
+
+def result_file(out: Path, task: str, tag: str, seed: int) -> Path:
+    """
+    Get the file of a result.
+
+    :param out: Folder of the results.
+    :param task: Name of the task.
+    :param tag: Name of the run.
+    :param seed: Seed of the extraction.
+    :return: The file.
+    """
+    return out / task / f"{tag}-seed{seed}.json"
 
 
 def read_results(out: Path) -> Results:
     """
-    :param out: Folder of the results.
-    :return: The results of each task and tag, by seed.
-    :raises ValueError: If a file is damaged; the message names it.
+    Read all results in a folder.
+
+    :param out: Folder of the results. It need not exist.
+    :return: The results.
+    :raises ValueError: If a file is damaged, or is no result. The message names it.
     """
     groups: Results = {}
     for path in sorted(out.glob("*/*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
+            _ = result["seed"], result["data"], result["evaluations"][-1]["return"]
             groups.setdefault((result["task"], result["tag"]), []).append(result)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged, or no result of an extraction: {error!r}.") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} is damaged, or is no result of an extraction: {error!r}.") from error
     return groups
 
 
 def summarize(results: Results) -> pd.DataFrame:
     """
-    :param results: See :func:`read_results`.
-    :return: A row for each task, tag and seed: data, number of updates, minutes, last and best return, success.
+    Make a table of the last and best evaluations.
+
+    :param results: The results, see :func:`read_results`.
+    :return: Data frame with a row for each task, tag and seed, and the columns ``task``, ``tag``, ``seed``,
+        ``updates``, ``minutes``, ``data_mean``, ``data_best``, ``return``, ``best_return`` and ``success``.
     """
     rows = []
     for (task, tag), group in results.items():
@@ -59,11 +78,14 @@ def summarize(results: Results) -> pd.DataFrame:
 
 def table(results: Results) -> str:
     """
-    :param results: See :func:`read_results`.
-    :return: A Markdown table with a line for each task and tag.
+    Make a Markdown table of the results.
+
+    :param results: The results, see :func:`read_results`.
+    :return: The table, with one line per task and tag.
     """
     lines = [
-        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success | best ones |",
+        "| task | settings | updates | minutes | data: mean | data: best | return (each seed) | success | "
+        "best evaluations |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     frame = summarize(results)
@@ -81,10 +103,10 @@ def table(results: Results) -> str:
 
 def plot(results: Results, tag: str, file: Path) -> None:
     """
-    Draw the return over the minutes of extraction: a panel for each task, with the mean and range of its seeds.
+    Draw the return over the time of extraction. Each task has a panel with the mean and the range over the seeds.
 
-    :param results: See :func:`read_results`.
-    :param tag: Tag of the results to draw.
+    :param results: The results, see :func:`read_results`.
+    :param tag: Name of the run whose results are drawn.
     :param file: File of the picture, a PNG.
     """
     groups = {task: group for (task, of), group in results.items() if of == tag}

@@ -1,4 +1,4 @@
-"""Batches of a pretraining run, made in a thread beside the updates."""
+"""Batches of a pretraining run. A thread makes them while the device computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sb3_pwm.pretrain.config import PretrainConfig
 from sb3_pwm.pretrain.distributed import DistributedContext
 from sb3_pwm.world_model.model import WorldModel
 
-# Number of batches that wait for the device
+# Number of batches that are made in advance
 PREFETCHED = 4
 
 
@@ -27,15 +27,17 @@ def batches(
     context: DistributedContext,
 ) -> Iterator[SequenceBatch]:
     """
-    This context's part of every update's batch, made beside the updates by a thread of its own.
+    Make the batch of every update. Each process gets its part of the batch.
+
+    A batch depends only on the seed and the index of the update. A resumed run therefore gets the same batches as an
+    uninterrupted one, and several processes together get the batch that a single process gets.
 
     :param dataset: The data.
-    :param config: Of the run. A batch depends on the seed and its update's number only, so that a resumed run sees
-        what an uninterrupted one sees, and many processes together what a single one sees.
-    :param rows: Row of the world model's embedding for each task of the data; None for a model of one task.
-    :param first_step: Number of the first update.
-    :param context: This context.
-    :return: The batches, on the context's device.
+    :param config: Configuration of the run.
+    :param rows: Task indices of the world model, see :func:`task_rows`.
+    :param first_step: Index of the first update.
+    :param context: Place of this process among the processes of the run.
+    :return: Iterator of the batches, on the device of this process.
     """
     pin = context.device.type == "cuda"
     waiting: queue.Queue[SequenceBatch | BaseException] = queue.Queue(PREFETCHED)
@@ -75,10 +77,12 @@ def batches(
 
 def to_device(batch: SequenceBatch, rows: th.Tensor | None, device: th.device) -> SequenceBatch:
     """
-    :param batch: Of an :class:`~sb3_pwm.data.dataset.OfflineDataset`.
-    :param rows: See :func:`batches`.
-    :param device: Where to.
-    :return: The batch there, its tasks counted as the world model counts them.
+    Move a batch to a device.
+
+    :param batch: Batch of a data set.
+    :param rows: Task indices of the world model, see :func:`task_rows`.
+    :param device: The device.
+    :return: The batch on the device, with the task indices of the world model.
     """
     task = None if rows is None else rows[batch.task].to(device, non_blocking=True)
     parts = {name: value.to(device, non_blocking=True) for name, value in batch._asdict().items() if name != "task"}
@@ -87,20 +91,24 @@ def to_device(batch: SequenceBatch, rows: th.Tensor | None, device: th.device) -
 
 def task_rows(world_model: WorldModel, dataset: OfflineDataset) -> th.Tensor | None:
     """
-    :param world_model: The model.
-    :param dataset: The data.
-    :return: Row of the model's embedding for each task of the data; None for a model of one task.
-    :raises ValueError: If the data does not fit the model; the message says in what.
+    Look up the tasks of a data set in a world model.
+
+    :param world_model: The world model.
+    :param dataset: The data set.
+    :return: Task index of the world model for each task of the data set. None if the world model is single-task.
+    :raises ValueError: If the world model lacks a task, or its observations or actions are smaller.
     """
     config = world_model.config
     for name in ("observation_dim", "action_dim"):
-        theirs, ours = getattr(dataset, name), getattr(config, name)
-        if theirs > ours:
-            raise ValueError(f"The data set has {name} {theirs}, the world model {ours}: make it at least as large.")
+        needed, present = getattr(dataset, name), getattr(config, name)
+        if needed > present:
+            raise ValueError(
+                f"The data set has {name} {needed}, the world model {present}: make the world model at least as large."
+            )
     if not config.tasks:
         if len(dataset.tasks) > 1:
             raise ValueError(
-                f"The data set has {len(dataset.tasks)} tasks, the world model is of one: "
+                f"The data set has {len(dataset.tasks)} tasks, but the world model is single-task: "
                 "give WorldModelConfig(tasks=dataset.tasks)."
             )
         return None
@@ -108,7 +116,13 @@ def task_rows(world_model: WorldModel, dataset: OfflineDataset) -> th.Tensor | N
 
 
 def columns_of(batch: SequenceBatch, columns: slice) -> SequenceBatch:
-    """:return: Some of a batch's sequences."""
+    """
+    Select sequences of a batch.
+
+    :param batch: The batch.
+    :param columns: Indices of the sequences.
+    :return: Batch of these sequences.
+    """
     task = None if batch.task is None else batch.task[columns]
     parts = {name: value[:, columns] for name, value in batch._asdict().items() if name != "task"}
     return SequenceBatch(**parts, task=task)

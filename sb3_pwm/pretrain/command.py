@@ -2,51 +2,53 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
 import torch.distributed as dist
-import tyro
 
+from sb3_pwm.common.devices import check_device
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.storage import INDEX
+from sb3_pwm.pretrain.checkpoint import RunPaths
 from sb3_pwm.pretrain.config import PretrainConfig
 from sb3_pwm.pretrain.distributed import is_first_process
-from sb3_pwm.pretrain.run import RunPaths, pretrain
+from sb3_pwm.pretrain.run import pretrain
 from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
-
-RENAMED = {
-    "--final-learning-rate": "--final-lr-fraction",
-    "--validation": "--validation-fraction",
-    "--accumulate": "--grad-accumulation-steps",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """
-    Pretrain a world model on offline data of one task or many (PWM section 4.1).
+    Pretrain a world model on offline data of one task or many.
 
-    Given again after a kill, the command goes on from its last checkpoint and ends with the same model. It also writes
-    the model that is best on held-out episodes, a table of the losses, and a picture of predictions. Examples:
+    If the command is interrupted, give it again: it goes on from its last checkpoint, and ends with the same model.
+    Beside the model it writes the model that is best on held-out episodes, a table of the losses, and a picture of
+    predictions. Examples::
 
-    sb3-pwm pretrain --dataset data/mt80 --size 5M --steps 50000 --out wm.safetensors
+        sb3-pwm pretrain --dataset data/mt80 --size 5M --steps 50000 --out wm.safetensors
 
-    torchrun --nproc-per-node 2 -m sb3_pwm.pretrain --dataset data/mt80 --size 48M --out wm.safetensors
+        torchrun --nproc-per-node 2 -m sb3_pwm.pretrain --dataset data/mt80 --size 48M --out wm.safetensors
 
-    :param dataset: Minari ids or folders, TD-MPC2's .pt files, or a stored data set.
+    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
     :param out: File of the model, *.safetensors.
-    :param tasks: Tasks of the data to train on; none: all.
-    :param storage: Folder to keep the data in, memory-mapped, for data larger than memory.
+    :param tasks: Names of the tasks to train on. Default: all tasks of the data.
+    :param storage: Folder to store the data in and map it from, for data that is larger than memory.
     :param size: Preset of the world model.
-    :param activation: Hidden activation of the world model.
-    :param init: World model to go on from, in place of a new one.
-    :param config: What decides the outcome.
-    :param checkpoint_every: Number of updates between validations and checkpoints.
-    :param log_every: Number of updates between rows of the table of losses.
-    :param tensorboard_log: Folder of TensorBoard logs.
-    :param device: Device of the model; auto: a GPU if there is one.
+    :param activation: Activation of the hidden layers of the world model.
+    :param init: File of a world model to train further. --size and --activation have no effect then.
+    :param config: Configuration of the training.
+    :param checkpoint_every: Number of updates between two checkpoints. The model is validated at each.
+    :param log_every: Number of updates between two rows of the table of losses.
+    :param tensorboard_log: Folder of the TensorBoard logs. Default: no logs.
+    :param device: Device of the model. auto: a GPU if there is one.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "--final-learning-rate": "--final-lr-fraction",
+        "--validation": "--validation-fraction",
+        "--accumulate": "--grad-accumulation-steps",
+    }
 
     dataset: tuple[str, ...]
     out: Path
@@ -55,7 +57,7 @@ class Pretrain:
     size: Literal["200K", "1M", "5M", "19M", "48M", "317M"] = "5M"
     activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "mish"
     init: Path | None = None
-    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PretrainConfig)
+    config: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     checkpoint_every: int = 1_000
     log_every: int = 100
     tensorboard_log: Path | None = None
@@ -65,11 +67,14 @@ class Pretrain:
         """
         Pretrain, with a progress bar.
 
-        :raises ValueError: If an option is wrong, or the checkpoint beside ``out`` is another run's.
-        :raises FileNotFoundError: If there is no such data set or world model.
+        :raises ValueError: If an option is wrong, or the checkpoint is of another run.
+        :raises FileExistsError: If the model exists already.
+        :raises FileNotFoundError: If the data or the world model of ``init`` does not exist.
         """
+        # These are checked before the data is read, which can take minutes.
+        RunPaths(self.out)
+        check_device(self.device)
         try:
-            RunPaths(self.out)  # a wrong name is to be told before data is read
             dataset = open_data(self.dataset, self.tasks, self.storage)
             if is_first_process():
                 print(dataset)
@@ -104,12 +109,12 @@ def open_data(sources: tuple[str, ...], tasks: tuple[str, ...] = (), storage: Pa
     """
     Open the data of a run.
 
-    :param sources: Minari ids or folders, TD-MPC2's .pt files, or one stored data set.
-    :param tasks: Tasks to keep, in this order; none: all.
-    :param storage: Folder to keep the data in. Data that is there already is used again.
+    :param sources: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
+    :param tasks: Names of the tasks to keep, in this order. Empty: all tasks.
+    :param storage: Folder to store the data in. If it holds a data set already, that one is used.
     :return: The data set.
-    :raises FileNotFoundError: If something is not there.
-    :raises ValueError: If something is damaged, or of an unknown kind.
+    :raises FileNotFoundError: If a source does not exist.
+    :raises ValueError: If a source is damaged or of an unknown kind, or a task is not in the data.
     """
     if storage is not None and (storage / INDEX).is_file():
         dataset = OfflineDataset.load(storage)

@@ -1,4 +1,4 @@
-"""What decides the outcome of a pretraining run, beside data and model."""
+"""Configuration of a pretraining run."""
 
 import dataclasses
 import math
@@ -18,23 +18,24 @@ RENAMED = {
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """
-    What decides the outcome of a pretraining run, beside data and model.
+    Configuration of a pretraining run. Together with the data and the world model it determines the result.
 
     :param steps: Number of updates.
     :param batch_size: Number of sequences per update, over all processes.
     :param horizon: Number of steps of a sequence, H.
     :param learning_rate: Learning rate of Adam after the warm-up.
     :param warmup_steps: Number of updates over which the learning rate rises linearly from zero.
-    :param final_lr_fraction: Final learning rate as a fraction of learning_rate, reached along half a cosine; 1 means
-        no decay.
-    :param rho: Decay of the loss's weights: step t of a sequence has weight rho ** t.
-    :param balance: How sequences are drawn: by the number of a task's sequences (size), or all tasks alike (task).
-    :param grad_accumulation_steps: Number of parts into which a process cuts its batch. More parts need less memory for
-        the same update.
+    :param final_lr_fraction: Final learning rate as a fraction of the learning rate. It is reached along half a cosine.
+        1: the learning rate does not decay.
+    :param rho: Decay of the weights in the loss. Step t of a sequence has weight rho ** t.
+    :param balance: How often a task is sampled: in proportion to the number of its sequences (size), or as often as
+        every other task (task).
+    :param grad_accumulation_steps: Number of parts into which each process cuts its batch. More parts need less memory
+        for the same update.
     :param precision: float32, or bfloat16 for matrix products in bfloat16 (torch.autocast).
-    :param validation_fraction: Fraction of each task's episodes that is held out.
-    :param seed: Seed of the batches, the held-out episodes, and the first weights of a new model.
-    :raises ValueError: If a value is out of range; the message names it.
+    :param validation_fraction: Share of the episodes of each task that is held out, above 0 and below 1.
+    :param seed: Seed of the batches, the choice of the held-out episodes, and the initial weights of a new model.
+    :raises ValueError: If a value is out of range. The message names it.
     """
 
     steps: int = 50_000
@@ -57,17 +58,21 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "horizon", "grad_accumulation_steps"):
             check_number(name, getattr(self, name), 1, integer=True)
-        check_number("warmup_steps", self.warmup_steps, 0, integer=True)
+        for name in ("warmup_steps", "seed"):
+            check_number(name, getattr(self, name), 0, integer=True)
         check_number("learning_rate", self.learning_rate, 0.0, above=True)
         check_number("final_lr_fraction", self.final_lr_fraction, 0.0, 1.0)
         check_number("rho", self.rho, 0.0, 1.0)
+        check_number("validation_fraction", self.validation_fraction, 0.0, 1.0, above=True, below=True)
         check_choice("balance", self.balance, BALANCES)
         check_choice("precision", self.precision, PRECISIONS)
 
     def learning_rate_at(self, step: int) -> float:
         """
-        :param step: Number of the update, from 0.
-        :return: Learning rate of that update.
+        Get the learning rate of an update.
+
+        :param step: Index of the update, from 0.
+        :return: Learning rate of the update.
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps

@@ -1,4 +1,4 @@
-"""This process among those that torchrun has started."""
+"""Processes of a pretraining run, which torchrun starts."""
 
 import dataclasses
 import os
@@ -6,15 +6,17 @@ import os
 import torch as th
 import torch.distributed as dist
 
+from sb3_pwm.common.devices import check_device
+
 
 @dataclasses.dataclass(frozen=True)
 class DistributedContext:
     """
-    This context among those of torchrun; alone without it.
+    Place of this process among the processes of a run.
 
-    :param rank: Its number.
-    :param size: How many there are.
-    :param device: Its device.
+    :param rank: Index of this process.
+    :param size: Number of processes.
+    :param device: Device of this process.
     """
 
     rank: int
@@ -23,18 +25,23 @@ class DistributedContext:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes."""
+        """Whether this process is the first one, which writes the files."""
         return self.rank == 0
 
 
 def join_processes(device: th.device | str = "auto") -> DistributedContext:
     """
-    :param device: ``"auto"``: this context's GPU where there is one, else the CPU.
-    :return: This context, in torchrun's group where torchrun has started it.
+    Join the processes that torchrun has started. Without torchrun, this process is alone.
+
+    :param device: Device of this process. ``"auto"``: the GPU of the same index as this process, or the CPU if there is
+        no GPU.
+    :return: Place of this process among the processes.
+    :raises ValueError: If the device does not exist.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    check_device(device)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if str(device) == "auto":
-        device = f"cuda:{local}" if th.cuda.is_available() else "cpu"
+        device = f"cuda:{local_rank}" if th.cuda.is_available() else "cpu"
     device = th.device(device)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return DistributedContext(0, 1, device)
@@ -46,5 +53,5 @@ def join_processes(device: th.device | str = "auto") -> DistributedContext:
 
 
 def is_first_process() -> bool:
-    """:return: Whether this process is the first one of torchrun's, or the only one. The first one writes."""
+    """:return: Whether this process is the first of those of torchrun, or the only one."""
     return int(os.environ.get("RANK", 0)) == 0

@@ -1,4 +1,4 @@
-"""A picture of a world model's predictions along held-out episodes."""
+"""Picture of the predictions of a world model along held-out episodes."""
 
 from pathlib import Path
 
@@ -22,16 +22,16 @@ def draw_predictions(
     n_tasks: int = 6,
 ) -> None:
     """
-    Draw predicted and true reward, and the latent's error, along an episode of each of some tasks.
+    Draw predicted and true rewards, and the error of the latent, along one episode of several tasks.
 
-    The prediction is open-loop over the horizon, then begins again from the true observation.
+    A prediction is open-loop over the horizon. The next one starts from the true observation.
 
-    :param world_model: The model.
-    :param dataset: Held-out data.
-    :param rows: Row of the model's embedding for each task of the data; None for a model of one task.
-    :param horizon: Steps of a prediction, H.
-    :param out: The picture, a PNG.
-    :param n_tasks: Number of tasks, at most, evenly over all.
+    :param world_model: The world model.
+    :param dataset: The held-out episodes.
+    :param rows: Task indices of the world model, see :func:`~sb3_pwm.pretrain.batches.task_rows`.
+    :param horizon: Number of steps of a prediction, H.
+    :param out: File of the picture, a PNG.
+    :param n_tasks: Largest number of tasks. They are spread evenly over all tasks.
     """
     device = next(world_model.parameters()).device
     chosen = np.unique(np.linspace(0, len(dataset.data) - 1, n_tasks).round().astype(int)).tolist()
@@ -66,10 +66,10 @@ def _predict_along(
 ) -> tuple[np.ndarray, np.ndarray]:
     """:return: Predicted rewards and squared errors of the latents along an episode, ``(T,)`` each."""
     device = next(world_model.parameters()).device
-    targets = world_model.encode(th.as_tensor(observations, device=device), task)
+    targets = world_model.encode(th.tensor(observations, device=device), task)
     rewards, errors = [], []
     latent = targets[0]
-    for step, action in enumerate(th.as_tensor(actions, device=device)):
+    for step, action in enumerate(th.tensor(actions, device=device)):
         if step % horizon == 0:
             latent = targets[step]
         rewards.append(world_model.reward(latent, action, task))

@@ -1,4 +1,4 @@
-"""How well a world model predicts held-out episodes: open-loop errors of latent and reward."""
+"""Validation of a world model: open-loop errors on held-out episodes."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from sb3_pwm.world_model.losses import predict_sequence, world_model_loss
 from sb3_pwm.world_model.model import WorldModel
 
 VALIDATION_BATCHES = 8
+MAX_BATCH_SIZE = 256
 
 
 @th.no_grad()
@@ -21,14 +22,14 @@ def open_loop_errors(
     world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
-    Errors of an open-loop prediction along real sequences.
+    Compute the errors of an open-loop prediction along real sequences.
 
-    :param world_model: The model.
-    :param batch: The sequences.
-    :param rho: See :func:`~sb3_pwm.world_model.losses.world_model_loss`.
-    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward in the
-        environment's units after 1, ..., H steps, ``(H,)`` each, averaged over the sequences that go so far; and the
-        loss.
+    :param world_model: The world model.
+    :param batch: Sequences of H steps.
+    :param rho: Decay of the weights in the loss, see :func:`~sb3_pwm.world_model.losses.world_model_loss`.
+    :return: Squared error of the latent (mean over its dimensions) and absolute error of the reward (in the units of
+        the environment) after 1, ..., H steps, ``(H,)`` each, and the loss. Errors are means over the sequences whose
+        episode lasts that long.
     """
     loss = world_model_loss(world_model, batch, rho).total
     predicted, targets = predict_sequence(world_model, batch)
@@ -43,17 +44,20 @@ def validate(
     world_model: WorldModel, dataset: OfflineDataset, rows: th.Tensor | None, config: PretrainConfig, device: th.device
 ) -> dict[str, Any]:
     """
-    :param world_model: The model.
-    :param dataset: Held-out data.
-    :param rows: See :func:`task_rows`.
-    :param config: Of the run; the same sequences are taken each time.
-    :param device: Where.
-    :return: ``loss``, and ``latent_error`` and ``reward_error`` after 1, ..., H steps, lists.
+    Evaluate a world model on held-out episodes. Every call takes the same sequences.
+
+    :param world_model: The world model.
+    :param dataset: The held-out episodes.
+    :param rows: Task indices of the world model, see :func:`~sb3_pwm.pretrain.batches.task_rows`.
+    :param config: Configuration of the run.
+    :param device: Device of the world model.
+    :return: Dictionary with the ``loss``, and with lists ``latent_error`` and ``reward_error`` of the errors after
+        1, ..., H steps.
     """
     results = []
     for number in range(VALIDATION_BATCHES):
         rng = np.random.default_rng([config.seed, number, 1])
-        batch = dataset.sample(min(config.batch_size, 256), config.horizon, rng, config.balance)
+        batch = dataset.sample(min(config.batch_size, MAX_BATCH_SIZE), config.horizon, rng, config.balance)
         with autocast(device, config.precision):
             results.append(open_loop_errors(world_model, to_device(batch, rows, device), config.rho))
     latent, reward, loss = (th.stack(part).float().mean(0) for part in zip(*results, strict=True))
