@@ -74,7 +74,6 @@ setup(
         "safetensors>=0.4",
         "psutil",
         "tqdm",
-        "tyro>=1",
     ],
     entry_points={"console_scripts": ["sb3-pwm = sb3_pwm.cli:main"]},
     extras_require={

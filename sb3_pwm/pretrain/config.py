@@ -1,6 +1,7 @@
 """Configuration of a pretraining run."""
 
 import dataclasses
+import inspect
 import math
 from typing import Any, Literal
 
@@ -79,3 +80,11 @@ class PretrainConfig:
         progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
         cosine = (1.0 + math.cos(math.pi * progress)) / 2.0
         return self.learning_rate * (self.final_lr_fraction + (1.0 - self.final_lr_fraction) * cosine)
+
+
+# Without it, help() would show the arguments of __new__.
+PretrainConfig.__signature__ = inspect.signature(
+    PretrainConfig.__init__
+).replace(  # type: ignore[attr-defined]
+    parameters=list(inspect.signature(PretrainConfig.__init__).parameters.values())[1:]
+)
