@@ -1,4 +1,4 @@
-"""The deterministic policy as a file that runs without this package: ONNX or TorchScript."""
+"""Export of the deterministic policy to ONNX or TorchScript, which run without this package."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from torch import nn
 from sb3_pwm.common.files import atomic_write
 
 SUFFIXES = (".onnx", ".pt")
+"""Suffixes of the files: ONNX and TorchScript"""
 
 
 class Normalization(nn.Module):
     """
-    What VecNormalize does to an observation.
+    Normalization of observations, as ``VecNormalize`` does it.
 
-    :param statistics: Its running mean and variance; they are copied.
-    :param epsilon: Added to the variance.
-    :param clip: Bound of what comes out.
+    :param statistics: Running mean and variance of the observations. They are copied.
+    :param epsilon: Number that is added to the variance.
+    :param clip: Largest absolute value of normalized observations.
     """
 
     mean: th.Tensor
@@ -40,17 +41,24 @@ class Normalization(nn.Module):
         self.clip = float(clip)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        """:param observations: ``(B, *)``. :return: The same shape."""
-        # In double precision, as VecNormalize does: a difference of large numbers
+        """
+        Normalize observations.
+
+        :param observations: Observations ``(B, *)``.
+        :return: Normalized observations ``(B, *)``.
+        """
+        # In double precision, as VecNormalize does: the difference of large numbers loses digits.
         return ((observations.double() - self.mean) / self.std).clamp(-self.clip, self.clip).float()
 
 
 class DeterministicPolicy(nn.Module):
     """
-    Raw observations in, the environment's actions out; what ``predict(..., deterministic=True)`` computes.
+    Module that computes actions of the environment from its observations, as ``predict(..., deterministic=True)`` does.
 
-    :param policy: The policy; it is copied.
-    :param vec_normalize: The normalization that its observations pass through first, if any; its statistics are copied.
+    :param policy: The policy. It is copied.
+    :param vec_normalize: ``VecNormalize`` that the policy was trained with, if any. The module then takes observations
+        that are not normalized. The statistics are copied.
+    :raises ValueError: If ``vec_normalize`` is no ``VecNormalize``, or normalizes observations of another shape.
     """
 
     low: th.Tensor
@@ -61,7 +69,7 @@ class DeterministicPolicy(nn.Module):
         space = policy.action_space
         assert isinstance(space, spaces.Box)
         optimizers = policy.actor_optimizer, policy.critic_optimizer, policy.world_model_optimizer
-        # Neither optimizers nor critics are copied: they are most of a policy's memory
+        # Optimizers and critics are not copied: they need most of the memory of a policy.
         left_out = {id(part): None for part in (*optimizers, policy.critic, policy.critic_target)}
         self.policy = copy.deepcopy(policy, left_out).to("cpu").eval()  # type: ignore[arg-type]
         self.policy.requires_grad_(False)
@@ -75,8 +83,11 @@ class DeterministicPolicy(nn.Module):
 
     def forward(self, *observations: th.Tensor) -> th.Tensor:
         """
-        :param observations: ``(B, *observation)``; of a ``Dict`` its entries, in the order of the space's keys.
-        :return: The environment's actions, ``(B, *action)``.
+        Compute the deterministic actions.
+
+        :param observations: Observations ``(B, *observation)``. For a ``Dict`` space, one tensor per entry, in the
+            order of the keys of the space.
+        :return: Actions of the environment ``(B, *action)``, not scaled to [-1, 1].
         """
         normalized = [module(values) for module, values in zip(self.normalizations, observations, strict=True)]
         named = dict(zip(self.spaces, normalized, strict=True))
@@ -85,26 +96,28 @@ class DeterministicPolicy(nn.Module):
 
 
 def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
-    """The file's inputs, by name."""
+    """:return: Spaces of the inputs of the file, by the name of the input."""
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observations": space}
 
 
 def _check_normalization(space: spaces.Space, vec_normalize: VecNormalize | None) -> None:
-    """:raises ValueError: If the normalization is none, or is one of other observations."""
+    """:raises ValueError: If ``vec_normalize`` is no ``VecNormalize``, or normalizes observations of another shape."""
     if vec_normalize is None:
         return
     if not isinstance(vec_normalize, VecNormalize):
         raise ValueError(
-            "vec_normalize must be a VecNormalize or None, as model.get_vec_normalize_env() gives it, "
+            "vec_normalize must be a VecNormalize or None, as model.get_vec_normalize_env() returns it, "
             f"got {vec_normalize}."
         )
     theirs, ours = get_obs_shape(vec_normalize.observation_space), get_obs_shape(space)
     if theirs != ours:
-        raise ValueError(f"vec_normalize is of observations of shape {theirs}, the policy's are {ours}.")
+        raise ValueError(
+            f"vec_normalize normalizes observations of the shape {theirs}, the policy's observations have {ours}."
+        )
 
 
 def _normalization(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
-    """Of an observation, or of a dictionary's entry of that name."""
+    """:return: Module that normalizes the input of this name, or the identity if it is not normalized."""
     if vec_normalize is None or not vec_normalize.norm_obs:
         return nn.Identity()
     statistics: Any = vec_normalize.obs_rms
@@ -117,25 +130,26 @@ def _normalization(name: str, vec_normalize: VecNormalize | None) -> nn.Module:
 
 
 def _make_exportable(policy: nn.Module) -> None:
-    """Replace what only training needs, and an exporter does not know, by what computes the same."""
+    """Replace modules that exporters cannot read by modules that compute the same without support for training."""
     for module in list(policy.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Mish):
-                setattr(module, name, nn.Mish())  # not ours with a backward pass of its own
+                setattr(module, name, nn.Mish())  # this package's Mish has its own backward pass
             if isinstance(child, nn.Embedding) and child.max_norm is not None:
-                child.weight.data.renorm_(2, 0, child.max_norm)  # what looking a row up would do first
+                child.weight.data.renorm_(2, 0, child.max_norm)  # as the embedding does when a row is looked up
                 child.max_norm = None
 
 
 def export_policy(policy: BasePolicy, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
     """
-    Write the deterministic policy to a file, atomically.
+    Write the deterministic policy to a file, atomically. See :class:`DeterministicPolicy` for what it computes.
 
     :param policy: The policy.
-    :param path: The file: ``*.onnx`` (needs the packages onnx and onnxscript), or ``*.pt`` (TorchScript).
-    :param vec_normalize: See :class:`DeterministicPolicy`.
-    :raises ValueError: If it has another ending, or the normalization is of other observations.
-    :raises ImportError: If ONNX is not installed; the message says what to install.
+    :param path: The file: ``*.onnx`` for ONNX, which needs the packages onnx and onnxscript, or ``*.pt`` for
+        TorchScript.
+    :param vec_normalize: ``VecNormalize`` that the policy was trained with, if any. It becomes part of the file.
+    :raises ValueError: If the path has another suffix, or ``vec_normalize`` does not fit the policy.
+    :raises ImportError: If the packages for ONNX are not installed. The message says what to install.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -144,12 +158,13 @@ def export_policy(policy: BasePolicy, path: str | Path, vec_normalize: VecNormal
     examples = tuple(_example(space) for space in model.spaces.values())
     with atomic_write(path) as file, warnings.catch_warnings(), th.no_grad():
         warnings.filterwarnings("ignore", category=th.jit.TracerWarning)
-        for category in (DeprecationWarning, FutureWarning):  # of torch and Python, about each other
+        for category in (DeprecationWarning, FutureWarning):  # raised inside torch
             warnings.filterwarnings("ignore", category=category)
         if path.suffix == ".pt":
             th.jit.save(th.jit.trace(model, examples), file)
             return
         try:
+            # onnx and onnxscript are optional packages. torch.onnx.export imports them.
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
@@ -172,5 +187,5 @@ def export_policy(policy: BasePolicy, path: str | Path, vec_normalize: VecNormal
 
 
 def _example(space: spaces.Space) -> th.Tensor:
-    """Two observations, as a raw environment gives them."""
+    """:return: Batch of two observations of a space, for the exporters."""
     return th.from_numpy(np.zeros((2, *(space.shape or ())), space.dtype))
