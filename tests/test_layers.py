@@ -1,4 +1,4 @@
-"""Network blocks against torch's own."""
+"""Network blocks compared with those of torch."""
 
 import pytest
 import torch as th
@@ -23,7 +23,7 @@ def test_mish_and_its_gradient_match_torch(dtype):
     th.testing.assert_close(gradient.double(), expected_gradient, atol=tolerance, rtol=tolerance)
 
 
-def test_networks_of_mish_are_the_fast_kind():
+def test_networks_with_mish_have_the_fast_module():
     for network in (mlp(3, [4], 2, nn.Mish), EnsembleMLP(2, 3, [4], nn.Mish)):
         kinds = [type(module) for module in network.modules() if isinstance(module, nn.Mish)]
         assert kinds == [Mish]

@@ -1,4 +1,4 @@
-"""MT30 and MT80 against the environments that they name."""
+"""Names, dimensions and scores of the tasks, compared with the environments."""
 
 import gymnasium
 import pytest
@@ -19,18 +19,27 @@ from sb3_pwm.tasks import (
 register_envs()
 
 
-def test_sizes_and_order_are_the_releases():
+def test_sizes_and_order_are_those_of_tdmpc2():
     assert (len(MT30.tasks), len(MT80.tasks)) == (30, 80)
     assert len(set(MT80.tasks)) == 80
     assert MT80.tasks[:30] == MT30.tasks
-    # Spot checks over the whole list, counted by hand in the release's.
+    # Some indices, counted by hand in TD-MPC2's list
     expected = {"walker-stand": 0, "cartpole-swingup": 10, "hopper-hop": 18, "walker-walk-backwards": 19}
     expected |= {"cheetah-jump": 24, "pendulum-spin": 29, "mw-assembly": 30, "mw-reach": 65, "mw-hand-insert": 79}
     assert {task: MT80.index(task) for task in expected} == expected
     assert MT80.index("Cup-spin") == MT30.index("cup-spin") == 28
 
 
-@pytest.mark.parametrize("task", MT30.tasks)
+def one_of_each():
+    """MT30's tasks: one per domain and dimensions in every run of the suite, the others with ``-m slow``."""
+    seen = set()
+    for task in MT30.tasks:
+        kind = task.partition("-")[0], dimensions(task)
+        yield pytest.param(task, marks=[pytest.mark.slow] if kind in seen else [])
+        seen.add(kind)
+
+
+@pytest.mark.parametrize("task", one_of_each())
 def test_dimensions_are_the_environments(task):
     env = gymnasium.make(env_id(task))
     assert dimensions(task) == (env.observation_space.shape[0], env.action_space.shape[0])
@@ -65,10 +74,10 @@ def test_unknown_names_are_answered_with_the_nearest():
         get_suite("mt50")
 
 
-def test_every_registered_id_is_a_tasks():
+def test_every_registered_id_belongs_to_a_task():
     ours = [name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("sb3_pwm.envs")]
     assert len(ours) == 51 + 11 + 3 + 50 + len(IMAGE_TASKS)
-    for name in set(ours) - set(IMAGE_TASKS):  # data sets are of flat observations
+    for name in set(ours) - set(IMAGE_TASKS):  # task_name knows tasks with flat observations
         assert env_id(task_name(name)) == name
     assert task_name("HUMANOID_cmu-run") == "humanoid_CMU-run"
     assert task_name("Muscle-humanoid-stand") == "muscle-humanoid-stand"

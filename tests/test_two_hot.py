@@ -1,4 +1,4 @@
-"""symlog and two-hot against hand-computed numbers."""
+"""symlog and two-hot vectors compared with numbers computed by hand."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_decode_inverts_encode():
 
 
 def test_cross_entropy_by_hand():
-    # Uniform prediction over 101 bins costs log 101 whatever the target
+    # The cross-entropy of a uniform prediction over 101 bins is log 101 for every target.
     loss = two_hot_cross_entropy(th.zeros(3, 101), th.tensor([0.0, 1.3, -70.0]), **BINS)
     th.testing.assert_close(loss, th.full((3,), math.log(101.0)))
     # Five bins -2..2, target symlog 0.5 (half on bin 2, half on bin 3), logits (0, 0, 1, 2, 0)
@@ -66,6 +66,6 @@ def test_cross_entropy_by_hand():
 
 
 def test_reward_scale_is_not_symlog():
-    """The decoded reward has the environment's units; the published code leaves it in symlog units."""
+    """The decoded reward has the environment's units. The published code of PWM leaves it in symlog units."""
     logits = th.log(two_hot(th.tensor([50.0]), 101, **BINS) + 1e-30)
     assert two_hot_decode(logits, **BINS).item() == pytest.approx(50.0, rel=1e-3)
