@@ -1,14 +1,16 @@
 """
-Make the muscle humanoid's muscles: `sb3_pwm/envs/muscles.json`.
+Make ``sb3_pwm/envs/muscles.json``, the muscles of the muscle humanoid.
 
 ::
 
     python tools/muscle_anatomy.py
 
-The table below places 76 muscles of the right half on the bodies of dm_control's humanoid, after the human ones; the
-left half is its mirror image. The rest is computed here once, so that the model loads at once: each muscle's shortest
-and longest length over the joints' limits, and its force, such that the muscles that are there to turn a joint one way
-have together, on average over its range, :data:`STRENGTH` times the torque of the motor that dm_control gives it.
+The table below places 76 human muscles of the right half on the bodies of dm_control's humanoid. The left half is the
+mirror image. Two properties of each muscle are computed here, so that the environment need not compute them:
+
+- The shortest and the longest length within the limits of the joints.
+- The force. The muscles that turn a joint in one direction together have :data:`STRENGTH` times the torque of
+  dm_control's motor, averaged over the range of the joint.
 """
 
 from __future__ import annotations
@@ -29,11 +31,16 @@ from sb3_pwm.envs import muscle_humanoid
 from sb3_pwm.envs.muscle_humanoid import Bone, Muscle, Point, build_model, read_muscles
 
 STRENGTH = 1.5
-"""More than 1: a muscle is weaker away from its best length and works against its antagonists; motors do neither."""
+"""
+Torque of the muscles relative to dm_control's motor.
+
+It is above 1, because a muscle is weaker at other than its best length, and works against its antagonists.
+"""
 
 Position = tuple[float, float, float]
 
-# The arm hangs forward, out and down: its direction, and two square to it, then the same for the forearm.
+# The upper arm points forward, outward and down. These are its direction and two directions orthogonal to it, and the
+# same for the forearm.
 _ARM = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
 _INWARD = np.array([0.0, 1.0, -1.0]) / np.sqrt(2.0)
 _FORWARD = np.array([2.0, 1.0, 1.0]) / np.sqrt(6.0)
@@ -46,25 +53,26 @@ _ELBOW = np.array([0.18, -0.18, -0.18])
 
 
 def _position(vector: NDArray[np.float64]) -> Position:
+    """:return: Coordinates, rounded to 0.1 mm."""
     x, y, z = (round(float(value), 4) for value in vector)
     return x, y, z
 
 
-_ORIGIN, _AXES = np.zeros(3), np.eye(3)  # x forward, y to the left, z up where the body stands
+_ORIGIN, _AXES = np.zeros(3), np.eye(3)  # x forward, y to the left, z up when the body stands
 _ARM_AXES = np.stack([_ARM, _INWARD, _FORWARD])
 _FOREARM_AXES = np.stack([_FOREARM, _ELBOW_AXIS / np.sqrt(2.0), _FOREARM_OUTWARD])
 _FRAMES = {
     "t": ("torso", _ORIGIN, _AXES),
-    "b": ("torso", _SHOULDER, _ARM_AXES),  # (shoulder) blade: down the arm, inward and forward of it
+    "b": ("torso", _SHOULDER, _ARM_AXES),  # shoulder blade; axes: down the arm, inward, forward
     "w": ("lower_waist", _ORIGIN, _AXES),
     "p": ("pelvis", _ORIGIN, _AXES),
     "h": ("right_thigh", _ORIGIN, _AXES),
     "s": ("right_shin", _ORIGIN, _AXES),
     "f": ("right_foot", _ORIGIN, _AXES),
     "u": ("right_upper_arm", _ORIGIN, _ARM_AXES),
-    "l": ("right_lower_arm", _ORIGIN, _FOREARM_AXES),  # down the forearm, along the elbow's axis, outward
+    "l": ("right_lower_arm", _ORIGIN, _FOREARM_AXES),  # axes: down the forearm, along the axis of the elbow, outward
 }
-"""Body, origin and axes by letter; positions in meters."""
+"""Body, origin in meters and axes of each frame, by the letter in the table"""
 
 BONES = (
     Bone("right_hip_bone", "pelvis", (0.0, -0.1, -0.04), 0.07),
@@ -72,7 +80,7 @@ BONES = (
     Bone("right_shoulder_bone", "torso", _position(_SHOULDER), 0.035),
     Bone("right_elbow_bone", "right_upper_arm", _position(_ELBOW), 0.03, _ELBOW_AXIS),
 )
-"""Those of the right half."""
+"""Bones of the right half"""
 
 _SIDES: dict[str, tuple[str, Position]] = {
     "behind-hip": ("right_hip_bone", (-0.06, -0.1, -0.12)),
@@ -83,11 +91,11 @@ _SIDES: dict[str, tuple[str, Position]] = {
     "before-shoulder": ("right_shoulder_bone", _position(_SHOULDER + 0.06 * _FORWARD)),
     "behind-shoulder": ("right_shoulder_bone", _position(_SHOULDER - 0.06 * _FORWARD)),
 }
-"""Bones and the sides that they are passed on."""
+"""Bone and position of each side on which muscles pass a bone, by the name in the table"""
 
-# A line for each muscle: name, the joint that it is chiefly there for (- to turn it the other way), its weight among
-# the muscles of that joint and direction, and its path: a letter of _FRAMES and a position for each point; between two
-# points the name of a bone's side that it slides over.
+# One line per muscle: name; joint that it mainly turns, with - for the negative direction; weight among the muscles of
+# the same joint and direction; path. A point of the path is a letter of _FRAMES and a position. Between two points, the
+# name of a side in _SIDES says that the muscle slides over that bone.
 RIGHT_HALF = """
 # Trunk: bend forward (-y), backward (+y), to the right side (-x), turn (z)
 rectus_abdominis_medial    -abdomen_y 2    t .08 -.03 -.05  w .075 -.03 0  p .09 -.03 .02
@@ -178,7 +186,7 @@ brachioradialis            elbow      0.6  u .08 -.02 .03  l .08 0 0
 
 
 def _read_line(line: str) -> Muscle:
-    """:return: A muscle of the right half, of its weight in newtons, its length range unknown."""
+    """:return: Muscle of a line of the table. The force is the weight, and the length range is a placeholder."""
     name, action, weight, *path = line.split()
     points: list[Point] = []
     while path:
@@ -196,7 +204,7 @@ def _read_line(line: str) -> Muscle:
 
 
 def right_half() -> tuple[Muscle, ...]:
-    """:return: The 76 muscles of the right half, of their weights in newtons, their length ranges unknown."""
+    """:return: The 76 muscles of the table. Forces are the weights, and length ranges are placeholders."""
     return tuple(_read_line(line) for line in RIGHT_HALF.splitlines() if line and not line.startswith("#"))
 
 
@@ -209,12 +217,17 @@ def _mirrored(position: Position) -> Position:
     return x, -y, z
 
 
-# Joints whose angle has the other sign on the left than the same pose's mirror image has on the right.
+# Joints whose angle changes its sign when a pose is mirrored
 _TURNED = ("abdomen_x", "abdomen_z", "right_ankle_x", "right_shoulder1", "right_shoulder2")
 
 
 def mirrored(part: Any) -> Any:
-    """:param part: A bone or muscle of the right half. :return: That of the left half."""
+    """
+    Mirror a bone or a muscle.
+
+    :param part: Bone or muscle of the right half.
+    :return: The same of the left half.
+    """
     if isinstance(part, Bone):
         axis = None if part.axis is None else _mirrored(part.axis)
         return dataclasses.replace(
@@ -234,15 +247,26 @@ def mirrored(part: Any) -> Any:
 
 
 def moment_arms(model: mujoco.MjModel, data: mujoco.MjData) -> NDArray[np.float64]:
-    """:return: Torque on each joint per newton of each muscle's pull in ``data``'s pose, ``(muscles, joints)`` in m."""
+    """
+    Compute the torque on each joint per newton of the force of each muscle.
+
+    :param model: The humanoid with its muscles.
+    :param data: State with the pose.
+    :return: Moment arms ``(muscles, joints)`` in m.
+    """
     mujoco.mj_forward(model, data)
     moments = np.zeros((model.nu, model.nv))
     mujoco.mju_sparse2dense(moments, data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind)
-    return -moments[:, 6:]  # a muscle pulls; before the joints comes the body's free motion
+    return -moments[:, 6:]  # negative, because muscles pull; the first six columns are the free motion of the body
 
 
 def mean_moment_arms(model: mujoco.MjModel) -> NDArray[np.float64]:
-    """:return: The same, on average over the range of the joint in question, the others as the body stands."""
+    """
+    Average the moment arms over the range of the joint, while the other joints are as in the standing body.
+
+    :param model: The humanoid with its muscles.
+    :return: Moment arms ``(muscles, joints)`` in m.
+    """
     data = mujoco.MjData(model)
     means = []
     for number, (low, high) in enumerate(model.jnt_range[1:]):
@@ -257,9 +281,11 @@ def mean_moment_arms(model: mujoco.MjModel) -> NDArray[np.float64]:
 
 def length_ranges(model: mujoco.MjModel, n_poses: int = 20_000) -> NDArray[np.float64]:
     """
+    Find the range of the length of each muscle in random poses.
+
     :param model: The humanoid with its muscles.
-    :param n_poses: Number of poses; one in two has every joint at a limit.
-    :return: Shortest and longest length of each muscle over these poses, ``(muscles, 2)`` in m.
+    :param n_poses: Number of poses. In every second pose, all joints are at a limit.
+    :return: Shortest and longest length of each muscle, ``(muscles, 2)`` in m.
     """
     rng = np.random.default_rng(0)
     data = mujoco.MjData(model)
@@ -276,7 +302,7 @@ def length_ranges(model: mujoco.MjModel, n_poses: int = 20_000) -> NDArray[np.fl
 
 
 def motor_torques() -> dict[str, float]:
-    """:return: Largest torque in Nm of the motor that dm_control gives a joint, by joint."""
+    """:return: Largest torque of dm_control's motors in Nm, by the name of the joint."""
     xml, assets = humanoid.get_model_and_assets()
     motors = mujoco.MjSpec.from_string(xml, include=assets).actuators
     return {motor.target: float(motor.gear[0]) for motor in motors}
@@ -284,8 +310,10 @@ def motor_torques() -> dict[str, float]:
 
 def make() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
     """
-    :return: All bones and the 152 muscles, with forces and length ranges.
-    :raises ValueError: If a muscle does not turn its joint in the direction that the table says.
+    Make all bones and muscles.
+
+    :return: Bones, and 152 muscles with forces and length ranges.
+    :raises ValueError: If a muscle does not turn its joint in the direction of the table.
     """
     right = right_half()
     bones = (*BONES, *(mirrored(bone) for bone in BONES))
@@ -301,7 +329,7 @@ def make() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
         if torque < 0.005:
             raise ValueError(f"{muscle.name} has a moment arm of {torque:.4f} m at {muscle.joint} in its direction.")
         sums[muscle.joint, muscle.direction] += torque * muscle.force
-    # dm_control's left hip bends 10 degrees further than its right one; the muscles are the same on both sides.
+    # In dm_control, the left hip bends 10 degrees further than the right one. Both sides get the same muscles.
     ranges = length_ranges(model).reshape(2, len(right), 2)
     low, high = ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0)
     right = tuple(
@@ -316,10 +344,10 @@ def make() -> tuple[tuple[Bone, ...], tuple[Muscle, ...]]:
 
 
 def main() -> None:
-    """Write the file, and print a line for each joint."""
+    """Write the file, and print one line per joint."""
     bones, muscles = make()
     path = Path(muscle_humanoid.__file__).with_name("muscles.json")
-    # One line for a muscle, so that a change shows as one.
+    # One line per muscle, so that a diff shows which muscles have changed.
     lines = [",\n  ".join(json.dumps(dataclasses.asdict(part)) for part in parts) for parts in (bones, muscles)]
     with atomic_write(path) as file:
         file.write(f'{{"bones": [\n  {lines[0]}\n],\n"muscles": [\n  {lines[1]}\n]}}\n'.encode())
