@@ -196,7 +196,7 @@ def test_another_number_of_environments(n_before, n_after, n_steps, once, space)
     assert buffer.n_envs == n_before
     fill(buffer, 3, np.random.default_rng(1))
     fill(other, 3, np.random.default_rng(1), first_id=1000)
-    # No sequence goes on from a transition of before to one that was added.
+    # No sequence continues from an old transition to an added one.
     batch = other.sample_sequences(500, 3)
     added = numbers_of(batch.observations).numpy()[:-1, :, 0] > 1000
     assert added.any()

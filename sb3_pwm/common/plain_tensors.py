@@ -12,8 +12,8 @@ def load_plain_tensors(path: str | Path, stand_ins: Sequence[tuple[Callable[...,
     Read a file that holds nothing but tensors, numbers, strings and containers of them.
 
     :param path: The file.
-    :param stand_ins: Pairs of a callable and a qualified name. Where the file names that class or function, the
-        callable is called in its place.
+    :param stand_ins: Pairs of a callable and the qualified name of a class or function. If the file names that
+        class or function, the callable is called instead.
     :return: Content of the file, with tensors on the CPU.
     :raises ValueError: If the file is damaged, or names any other class or function. The message names it.
     """

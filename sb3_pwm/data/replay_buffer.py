@@ -43,10 +43,10 @@ class SequenceReplayBuffer(ReplayBuffer):
     :param n_envs: Number of environments.
     :param optimize_memory_usage: Whether each observation is stored once, in half of the memory, and not a second time
         as the next observation of the step before. Unlike SB3's buffer, this one also keeps the last observation of
-        each episode, and tells truncations from terminations. When the buffer is full, its oldest transition is not
-        sampled, because its observation has been overwritten.
-    :param handle_timeout_termination: Whether truncations are told from terminations. If not, every end of an episode
-        counts as a termination.
+        each episode, and distinguishes truncations from terminations. When the buffer is full, its oldest transition is
+        not sampled, because its observation has been overwritten.
+    :param handle_timeout_termination: Whether truncations are distinguished from terminations. If not, every end of an
+        episode counts as a termination.
     :param storage: Memory that batches are gathered from. ``"host"``: the host's arrays. ``"device"``: a float32 copy
         of the transitions on ``device``. ``"auto"``: the copy, if ``device`` is a GPU, the copy takes at most a quarter
         of its free memory, observations are a ``Box`` of floats, and ``optimize_memory_usage`` is False.

@@ -44,8 +44,8 @@ class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     ``reset(seed=s)`` starts the same episode as ``suite.load(domain, task, task_kwargs={"random": s})``.
 
-    :param environment: Environment of ``dm_control.rl.control``. Its task must have the attribute ``random``, as all
-        tasks of the suite have.
+    :param environment: Environment of ``dm_control.rl.control``, whose task has the attribute ``random``, as all tasks
+        of the suite do.
     :param action_repeat: Number of control steps per agent step, at least 1. There are fewer in the agent step in which
         the episode ends.
     :param render_mode: ``"rgb_array"`` to render images, or None.

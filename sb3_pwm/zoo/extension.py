@@ -36,7 +36,7 @@ class ExtendingLoader:
         try:
             register(module)
         except Exception as error:
-            # Probably another version of rl-zoo3. Its own algorithms must still work.
+            # Probably another version of rl-zoo3. The algorithms of rl-zoo3 must still work.
             warnings.warn(f"sb3-pwm could not add PWM to {module.__name__}: {type(error).__name__}: {error}")
 
 
