@@ -83,8 +83,6 @@ class PretrainConfig:
 
 
 # Without it, help() would show the arguments of __new__.
-PretrainConfig.__signature__ = inspect.signature(
-    PretrainConfig.__init__
-).replace(  # type: ignore[attr-defined]
-    parameters=list(inspect.signature(PretrainConfig.__init__).parameters.values())[1:]
-)
+_signature = inspect.signature(PretrainConfig.__init__)
+_fields = list(_signature.parameters.values())[1:]
+PretrainConfig.__signature__ = _signature.replace(parameters=_fields)  # type: ignore[attr-defined]
