@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib.style
+
 
 def load_script(path: Path) -> ModuleType:
     """
@@ -30,6 +32,8 @@ def program(name: str, arguments: list[object], folder: Path) -> Iterator[io.Str
     """
     The surroundings of a program: its arguments, its working directory, and its output, which is caught.
 
+    Pictures have matplotlib's own style in it, whatever other programs have set: rl-zoo3's plots set seaborn's.
+
     :param name: Name of the program.
     :param arguments: Its arguments.
     :param folder: Its working directory.
@@ -39,7 +43,11 @@ def program(name: str, arguments: list[object], folder: Path) -> Iterator[io.Str
     os.chdir(folder)
     sys.argv = [name, *map(str, arguments)]
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with (
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+            matplotlib.style.context("default"),
+        ):
             yield output
     finally:
         os.chdir(before)

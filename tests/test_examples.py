@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts import run_script_here
+from stable_baselines3 import SAC
 
 from sb3_pwm import PWM, WorldModel
 
@@ -33,13 +34,16 @@ def test_quickstart(tmp_path):
     assert PWM.load(tmp_path / "new" / "curve.zip", device="cpu").num_timesteps == 330
 
 
-def test_offline(tmp_path):
-    sizes = ["--sac-steps", 1000, "--pretraining-steps", 20, "--updates", 12, "--evaluations", 2, "--episodes", 1]
+def test_offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(SAC, "train", lambda self, gradient_steps, batch_size: None)  # its actions are data as they are
+    sizes = ["--sac-steps", 1000, "--pretraining-steps", 20, "--updates", 4, "--evaluations", 2, "--episodes", 1]
     output = run_script_here(EXAMPLES / "offline.py", *sizes, "--out", tmp_path / "new", folder=tmp_path)
     assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in output
     for task in ("Pendulum-v1", "Cartpole-swingup"):
         assert f"{task}: data " in output
-        assert PWM.load(tmp_path / "new" / task / "model.zip", device="cpu").n_updates == 12
+        assert PWM.load(tmp_path / "new" / task / "model.zip", device="cpu").n_updates == 4
+        evaluations = np.load(tmp_path / "new" / task / "evaluations.npz")
+        assert evaluations["timesteps"].tolist() == [2, 4]
     assert WorldModel.load(tmp_path / "new" / "world_model.safetensors").config.tasks[0] == "Pendulum-v1"
     assert drawn(tmp_path / "new" / "returns.png", (31, 119, 180)) > 100
     assert drawn(tmp_path / "new" / "world_model.png", (214, 39, 40)) > 100

@@ -8,10 +8,11 @@ import pytest
 import torch as th
 import yaml
 from test_offline import episodes
-from test_zoo import run, run_here, train
+from test_zoo import run_here, train
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 
+SHORT = ["--env-kwargs", "max_episode_steps:50"]
 TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
 
 
@@ -29,8 +30,8 @@ def extracted(tmp_path_factory):
     entry = dict(policy="MlpPolicy", n_timesteps=60, world_model="wm.safetensors", dataset="data", offline=True)
     entry |= dict(batch_size=8, policy_kwargs="dict(net_arch=dict(pi=[16], vf=[16]))")
     (folder / "offline.yml").write_text(yaml.safe_dump({TASK: entry}))
-    arguments = ["--env", TASK, "-conf", "offline.yml", "--eval-freq", "20", "--eval-episodes", "1"]
-    return folder, run(train(*arguments), folder)
+    arguments = ["--env", TASK, "-conf", "offline.yml", "--eval-freq", "20", "--eval-episodes", "1", *SHORT]
+    return folder, run_here(train(*arguments), folder)
 
 
 class TestExtraction:
@@ -53,7 +54,7 @@ class TestExtraction:
         for path, away in hidden:
             path.rename(away)
         try:
-            arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "510", "--load-best"]
+            arguments = ["--algo", "pwm", "--env", TASK, "-f", "logs", "--no-render", "-n", "60", "--load-best"]
             assert "Mean reward: " in run_here(["-m", "rl_zoo3.enjoy", *arguments], folder)
         finally:
             for path, away in hidden:
@@ -61,8 +62,8 @@ class TestExtraction:
 
     def test_optimize(self, extracted):
         folder, _ = extracted
-        study = ["--storage", "sqlite:///study.db", "--study-name", "offline"]
-        arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2"]
+        study = ["--storage", "sqlite:///study.db", "--study-name", "offline", "--no-optim-plots"]
+        arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2", *SHORT]
         with pytest.warns(
             UserWarning, match="world_model takes the place of the one in policy_kwargs"
         ):  # a sampled size
