@@ -77,7 +77,7 @@ def dog_run(tmp_path_factory):
     arguments += ["--env-kwargs", "max_episode_steps:50"]  # which enjoy and record_video read from the run
     schedule = "critic_learning_rate:'lin_1e-3'"
     parameters = ["-params", "horizon:8", "learning_starts:100", "buffer_size:1000000", schedule, *TINY]
-    output = run(train(*arguments, "--save-replay-buffer", *parameters), folder)
+    output = run(train(*arguments, *parameters), folder)
     return folder, output
 
 
@@ -92,7 +92,6 @@ class TestDogRun:
         models = [PWM.load(results / name, device="cpu") for name in ("Dog-run.zip", "best_model.zip")]
         assert [model.num_timesteps for model in models] == [120, 100]
         assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [100]
-        assert load_from_pkl(results / "replay_buffer.pkl").size() == 120
         assert list((folder / "tb/Dog-run/PWM_1").glob("events.out.tfevents.*"))
 
     def test_parameters_on_the_command_line_override_the_file(self, dog_run):
@@ -141,18 +140,6 @@ class TestDogRun:
         assert "2 Episodes" in output
         assert "Mean reward: " in output
 
-    def test_resume_continues_with_model_and_replay_buffer(self, dog_run):
-        folder, _ = dog_run
-        saved = folder / "logs/pwm/Dog-run_1/Dog-run.zip"
-        arguments = ["--env", "Dog-run", "-n", "115", "--eval-freq", "-1", "-i", saved, "-uuid"]
-        output = run_here(train(*arguments, "-params", "learning_starts:100", *UPDATES), folder)
-        assert "Loading pretrained agent" in output
-        assert "Loading replay buffer" in output
-        (resumed,) = (folder / "logs/pwm").glob("Dog-run_2_*/Dog-run.zip")
-        before, after = (PWM.load(path, device="cpu") for path in (saved, resumed))
-        assert after.n_updates > before.n_updates == 20
-        shutil.rmtree(resumed.parent)
-
     def test_record_video(self, dog_run):
         folder, _ = dog_run
         try:
@@ -169,6 +156,20 @@ class TestDogRun:
         assert len(pictures) >= 5
         assert all(picture.std() > 5 for picture in pictures)
         assert (pictures[0] != pictures[-1]).any()
+
+
+def test_resume_continues_with_model_and_replay_buffer(tmp_path):
+    arguments, parameters = ["--env", "Pendulum-v1", "--eval-freq", "-1"], ["-params", "learning_starts:100", *UPDATES]
+    first = [f"policy_kwargs:{TINY_POLICY}", "buffer_size:500"]
+    run_here(train(*arguments, "-n", "120", "--save-replay-buffer", *parameters, *first), tmp_path)
+    saved = tmp_path / "logs/pwm/Pendulum-v1_1/Pendulum-v1.zip"
+    assert load_from_pkl(saved.with_name("replay_buffer.pkl")).size() == 120
+    output = run_here(train(*arguments, "-n", "115", "-i", saved, "-uuid", *parameters), tmp_path)
+    assert "Loading pretrained agent" in output
+    assert "Loading replay buffer" in output
+    (resumed,) = (tmp_path / "logs/pwm").glob("Pendulum-v1_2_*/Pendulum-v1.zip")
+    before, after = (PWM.load(path, device="cpu") for path in (saved, resumed))
+    assert (before.n_updates, after.n_updates) == (20, 35)
 
 
 @pytest.mark.parametrize("env", ["Pendulum-pixels", "Pendulum-dict"])
