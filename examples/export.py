@@ -1,5 +1,7 @@
 """
-Export a policy to ONNX and to TorchScript, and act with each of them: the normalization of observations is included.
+Export a policy to ONNX and to TorchScript, and compare the actions of the files with those of the model.
+
+The exported policies contain the normalization of observations.
 
     pip install 'sb3-pwm[onnx]' onnxruntime
     python examples/export.py [--steps 1000] [--out policy]
@@ -18,8 +20,8 @@ from sb3_pwm import PWM
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_000, help="environment steps to learn for")
-    parser.add_argument("--out", default="policy", help="where to write <out>.onnx and <out>.pt")
+    parser.add_argument("--steps", type=int, default=1_000, help="number of environment steps")
+    parser.add_argument("--out", default="policy", help="path of the files without their endings, .onnx and .pt")
     args = parser.parse_args()
 
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=0), norm_reward=False)
@@ -27,12 +29,12 @@ def main() -> None:
     for ending in ("onnx", "pt"):
         model.policy.export(f"{args.out}.{ending}", model.get_vec_normalize_env())
 
-    # As the environment gives them, before VecNormalize
+    # The exported policies take observations that are not normalized yet.
     observations = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 3)).astype(np.float32)
     expected, _ = model.predict(env.normalize_obs(observations), deterministic=True)
-    (of_onnx,) = onnxruntime.InferenceSession(f"{args.out}.onnx").run(["actions"], {"observations": observations})
-    of_torchscript = th.jit.load(f"{args.out}.pt")(th.from_numpy(observations)).numpy()
-    for name, actions in (("ONNX", of_onnx), ("TorchScript", of_torchscript)):
+    (onnx_actions,) = onnxruntime.InferenceSession(f"{args.out}.onnx").run(["actions"], {"observations": observations})
+    torchscript_actions = th.jit.load(f"{args.out}.pt")(th.from_numpy(observations)).numpy()
+    for name, actions in (("ONNX", onnx_actions), ("TorchScript", torchscript_actions)):
         print(f"{name}: largest difference from predict() {np.abs(actions - expected).max():.1e}")
 
 

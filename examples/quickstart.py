@@ -1,8 +1,8 @@
 """
-Watch PWM learn to swing up and balance a pendulum, in about two minutes on a CPU.
+Learn to swing up and balance a pendulum, in about two minutes on a CPU.
 
-Prints an evaluation every 250 steps (a random policy scores about -1,200, a solved task about -150) and saves the
-curve as a picture and the model as a zip.
+The script evaluates the policy every 250 steps, and saves the learning curve and the model. The return of a random
+policy is about -1,200, that of a solved task about -150.
 
     python examples/quickstart.py [--env Pendulum-v1] [--steps 2000] [--out quickstart]
 """
@@ -24,7 +24,7 @@ from sb3_pwm import PWM
 
 class PrintEvaluations(BaseCallback):
     """
-    Evaluate the deterministic policy from time to time, and print and keep the scores.
+    Evaluate the deterministic policy at regular intervals. Print the mean return and keep it.
 
     :param env: Environment to evaluate in.
     :param every: Number of steps between evaluations.
@@ -47,18 +47,13 @@ class PrintEvaluations(BaseCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="Pendulum-v1", help="a registered environment with continuous actions")
-    parser.add_argument("--steps", type=int, default=2000, help="environment steps to learn for")
-    parser.add_argument("--out", default="quickstart", help="where to write <out>.png and <out>.zip")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--env", default="Pendulum-v1", help="id of an environment with continuous actions")
+    parser.add_argument("--steps", type=int, default=2000, help="number of environment steps")
+    parser.add_argument("--out", default="quickstart", help="path of the files without their endings, .png and .zip")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     args = parser.parse_args()
 
-    model = PWM(
-        "MlpPolicy",
-        args.env,
-        learning_starts=300,
-        seed=args.seed,
-    )
+    model = PWM("MlpPolicy", args.env, learning_starts=300, seed=args.seed)
     evaluations = PrintEvaluations(gym.make(args.env), every=min(250, args.steps))
     model.learn(args.steps, callback=evaluations)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

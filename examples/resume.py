@@ -1,7 +1,7 @@
 """
-Train, get killed, start again: the run goes on from its last checkpoint, with replay buffer and statistics.
+Resume a run that was killed, from its last checkpoint: model, replay buffer and statistics of the observations.
 
-Interrupt it at any moment (Ctrl-C, or harder) and give the same command again.
+Interrupt the script at any moment, with Ctrl-C or with SIGKILL, and give the same command again.
 
     python examples/resume.py [--env Pendulum-v1] [--steps 3000] [--every 500] [--out checkpoints]
 """
@@ -17,9 +17,9 @@ from sb3_pwm import PWM, latest_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="Pendulum-v1", help="a registered environment with continuous actions")
-    parser.add_argument("--steps", type=int, default=3_000, help="environment steps in all")
-    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--env", default="Pendulum-v1", help="id of an environment with continuous actions")
+    parser.add_argument("--steps", type=int, default=3_000, help="total number of environment steps")
+    parser.add_argument("--every", type=int, default=500, help="number of steps between checkpoints")
     parser.add_argument("--out", default="checkpoints", help="folder of the checkpoints")
     args = parser.parse_args()
 
@@ -35,7 +35,7 @@ def main() -> None:
         model.load_replay_buffer(checkpoint.replay_buffer)
         print(f"Going on after step {checkpoint.steps}, with {model.replay_buffer.size()} steps to replay")
     if model.num_timesteps < args.steps:
-        # Of a run that goes on, total_timesteps are the further ones.
+        # With reset_num_timesteps=False, learn() takes the number of further steps.
         left = args.steps - model.num_timesteps
         callback = CheckpointCallback(args.every, args.out, **kept)
         model.learn(left, callback, reset_num_timesteps=False, progress_bar=True)

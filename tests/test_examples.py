@@ -35,15 +35,16 @@ def test_quickstart(tmp_path):
 
 
 def test_offline(tmp_path, monkeypatch):
-    monkeypatch.setattr(SAC, "train", lambda self, gradient_steps, batch_size: None)  # its actions are data as they are
+    monkeypatch.setattr(SAC, "train", lambda self, gradient_steps, batch_size: None)  # data of its first policy will do
     sizes = ["--sac-steps", 1000, "--pretraining-steps", 20, "--updates", 4, "--evaluations", 2, "--episodes", 1]
     output = run_script_here(EXAMPLES / "offline.py", *sizes, "--out", tmp_path / "new", folder=tmp_path)
     assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in output
     for task in ("Pendulum-v1", "Cartpole-swingup"):
-        assert f"{task}: data " in output
         assert PWM.load(tmp_path / "new" / task / "model.zip", device="cpu").n_updates == 4
         evaluations = np.load(tmp_path / "new" / task / "evaluations.npz")
         assert evaluations["timesteps"].tolist() == [2, 4]
+        assert f"{task}: returns of the data " in output
+        assert f"of PWM after 4 updates {evaluations['results'][-1].mean():.0f}\n" in output
     assert WorldModel.load(tmp_path / "new" / "world_model.safetensors").config.tasks[0] == "Pendulum-v1"
     assert drawn(tmp_path / "new" / "returns.png", (31, 119, 180)) > 100
     assert drawn(tmp_path / "new" / "world_model.png", (214, 39, 40)) > 100

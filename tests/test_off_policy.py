@@ -29,6 +29,7 @@ from stable_baselines3.common.logger import HParam, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_pwm import PWM
 
@@ -271,9 +272,13 @@ class Hyperparameters(BaseCallback):
 
 def test_tensorboard_folders(tmp_path):
     model = make(RandomEnv(), tensorboard_log=str(tmp_path))
-    model.learn(30, Hyperparameters())
-    model.learn(30, reset_num_timesteps=False)
+    model.learn(30, Hyperparameters(), log_interval=1)
+    model.learn(30, log_interval=1, reset_num_timesteps=False)
     assert [path.name for path in tmp_path.iterdir()] == ["PWM_1"]
+    log = EventAccumulator(str(tmp_path / "PWM_1")).Reload()
+    assert {"rollout/ep_rew_mean", "train/actor_loss", "train/ent_coef"} <= set(log.Tags()["scalars"])
+    assert [event.step for event in log.Scalars("rollout/ep_len_mean")] == [12, 24, 36, 48, 60]
+    assert "_hparams_/experiment" in log.PluginTagToContent("hparams")
     model.learn(30, tb_log_name="mine")
     model.learn(30, tb_log_name="mine")
     assert {path.name for path in tmp_path.iterdir()} == {"PWM_1", "mine_1", "mine_2"}
@@ -321,8 +326,8 @@ def test_monitors_and_nan_checks():
 def test_identity():
     """The action that the observation names; SB3 asks the same of its algorithms, SAC in as many steps."""
     env = IdentityEnvBox(eps=0.5)
+    small = dict(world_model=dict(latent_dim=32, encoder_dim=64, mlp_dim=64), net_arch=[64, 64])
     model = PWM(
-        "MlpPolicy", env, gamma=0.95, learning_rate=1e-3, seed=0, device="cpu",
-        policy_kwargs=dict(net_arch=[64, 64]),
-    ).learn(400)  # fmt: skip
+        "MlpPolicy", env, gamma=0.95, learning_rate=1e-3, batch_size=64, seed=0, device="cpu", policy_kwargs=small
+    ).learn(400)
     evaluate_policy(model, env, n_eval_episodes=20, reward_threshold=90, warn=False)

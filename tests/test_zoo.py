@@ -20,6 +20,7 @@ import yaml
 from moviepy import VideoFileClip
 from scripts import run_module_here, run_script_here
 from stable_baselines3.common.save_util import load_from_pkl
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_pwm import PWM, latest_checkpoint
 
@@ -92,7 +93,8 @@ class TestDogRun:
         models = [PWM.load(results / name, device="cpu") for name in ("Dog-run.zip", "best_model.zip")]
         assert [model.num_timesteps for model in models] == [120, 100]
         assert np.load(results / "evaluations.npz")["timesteps"].tolist() == [100]
-        assert list((folder / "tb/Dog-run/PWM_1").glob("events.out.tfevents.*"))
+        (evaluation,) = EventAccumulator(str(folder / "tb/Dog-run/PWM_1")).Reload().Scalars("eval/mean_reward")
+        assert evaluation.step == 100
 
     def test_parameters_on_the_command_line_override_the_file(self, dog_run):
         folder, _ = dog_run
