@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-# Before torch is imported: tests run on small shared machines, and so do the subprocesses they start.
+# Before torch is imported. Tests, and the processes that they start, run on small shared machines.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -17,14 +17,14 @@ th.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test draws the same random numbers alone, among all, and on whichever worker it runs."""
+    """Seed each test: it draws the same random numbers alone, in the whole suite and on every worker."""
     set_random_seed(0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The tests of a class share costly fixtures, and so a worker; every other test goes to whichever is free."""
-    from xdist.scheduler import LoadScopeScheduling  # there is no such hook without pytest-xdist
+    """Run the tests of a class on one worker, since they share costly fixtures. Other tests go to any free worker."""
+    from xdist.scheduler import LoadScopeScheduling  # this hook exists only with pytest-xdist
 
     class LoadClassScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

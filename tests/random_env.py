@@ -1,4 +1,4 @@
-"""An environment of any spaces, for the tests of what PWM does with them."""
+"""An environment with any observation and action space."""
 
 from copy import deepcopy
 from typing import Any
@@ -7,14 +7,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-# Arguments of a policy with networks as small as they can be
+# Arguments of a policy with very small networks
 TINY: dict[str, Any] = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[8], vf=[8]))
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 ACTIONS = spaces.Box(-2.0, 1.0, (2,), np.float32)
 
 
 class RandomEnv(gymnasium.Env):
-    """Random observations and rewards of given spaces; ends for good, or is cut off, after some steps."""
+    """Random observations and rewards. Episodes terminate or are truncated after ``length`` steps."""
 
     def __init__(self, observation_space=VECTOR, action_space=ACTIONS, length=12, terminates=False):
         self.observation_space, self.action_space = deepcopy(observation_space), deepcopy(action_space)
@@ -38,7 +38,7 @@ class RandomEnv(gymnasium.Env):
 
 
 def some(space, n):
-    """``n`` observations of a space, as a batch: the same ones every time."""
+    """A batch of ``n`` random observations of a space, the same at each call."""
     space = deepcopy(space)
     space.seed(0)
     if isinstance(space, spaces.Dict):

@@ -1,4 +1,4 @@
-"""Scripts and modules as programs, run in this process: a process of its own takes seconds to import torch."""
+"""Run scripts and modules in the process of the tests: a new process needs seconds to import torch."""
 
 import contextlib
 import importlib.util
@@ -30,14 +30,14 @@ def load_script(path: Path) -> ModuleType:
 @contextlib.contextmanager
 def program(name: str, arguments: list[object], folder: Path) -> Iterator[io.StringIO]:
     """
-    The surroundings of a program: its arguments, its working directory, and its output, which is caught.
+    Set the arguments and the working directory of a program, and catch its output.
 
-    Pictures have matplotlib's own style in it, whatever other programs have set: rl-zoo3's plots set seaborn's.
+    Figures have matplotlib's default style, even if another program has set a different one, as rl-zoo3's plots do.
 
     :param name: Name of the program.
-    :param arguments: Its arguments.
-    :param folder: Its working directory.
-    :return: Standard output and errors together.
+    :param arguments: Arguments of the program.
+    :param folder: Working directory of the program.
+    :return: Standard output and standard error together.
     """
     output, before, argv = io.StringIO(), Path.cwd(), sys.argv
     os.chdir(folder)
@@ -57,9 +57,9 @@ def program(name: str, arguments: list[object], folder: Path) -> Iterator[io.Str
 def run_script_here(path: Path, *arguments: object, folder: Path) -> str:
     """
     :param path: A script.
-    :param arguments: Its arguments.
-    :param folder: Its working directory.
-    :return: What it wrote.
+    :param arguments: Arguments of the program.
+    :param folder: Working directory of the program.
+    :return: Output of the program.
     """
     with program(str(path), list(arguments), folder) as output:
         runpy.run_path(str(path), run_name="__main__")
@@ -69,9 +69,9 @@ def run_script_here(path: Path, *arguments: object, folder: Path) -> str:
 def run_module_here(name: str, *arguments: object, folder: Path) -> str:
     """
     :param name: Name of a module that ``python -m`` would run.
-    :param arguments: Its arguments.
-    :param folder: Its working directory.
-    :return: What it wrote.
+    :param arguments: Arguments of the program.
+    :param folder: Working directory of the program.
+    :return: Output of the program.
     """
     with program(name, list(arguments), folder) as output:
         runpy.run_module(name, run_name="__main__", alter_sys=False)

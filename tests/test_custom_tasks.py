@@ -1,4 +1,4 @@
-"""The tasks that MT30 adds to dm_control: their rewards against numbers worked out by hand, their bodies and starts."""
+"""The tasks that MT30 adds to dm_control: bodies, initial states, and rewards against numbers worked out by hand."""
 
 import types
 
@@ -13,20 +13,20 @@ from sb3_pwm.envs import custom  # noqa: E402 (after the choice of a graphics li
 
 
 def state(**values):
-    """A stand-in for the physics, whose methods return these values."""
+    """A stand-in for the physics. Each method returns the value of its name."""
     return types.SimpleNamespace(**{name: (lambda value=value: value) for name, value in values.items()})
 
 
 @pytest.mark.parametrize(
     ("velocity", "moving"),
-    # Full reward at the speed, half of it half a speed short; linear, so none at a standstill or in the other direction
+    # The reward is linear in the speed: 1 at the wanted speed, and 0 at rest and in the other direction.
     [(-1.0, 1.0), (-3.0, 1.0), (-0.5, 0.5), (-0.75, 0.75), (0.0, 0.0), (1.0, 0.0)],
 )
 def test_walk_backwards(velocity, moving):
     task = custom.BackwardsWalker(1.0)
     upright = state(torso_height=1.2, torso_upright=1.0, horizontal_velocity=velocity)
     assert task.get_reward(upright) == pytest.approx((5 * moving + 1) / 6)
-    # On its head at full height: three quarters for the height, nothing for the direction.
+    # Upside down at full height, the posture term is 3/4: all of the height's share, nothing of the direction's.
     upside_down = state(torso_height=1.2, torso_upright=-1.0, horizontal_velocity=velocity)
     assert task.get_reward(upside_down) == pytest.approx(0.75 * (5 * moving + 1) / 6)
 
@@ -37,7 +37,7 @@ def test_cheetah_run_backwards(speed, reward):
 
 
 def cheetah(speed, **heights):
-    """A stand-in for the cheetah's physics: its speed and the heights of some of its bodies."""
+    """A stand-in for the physics of the cheetah, with its speed and the heights of some bodies."""
 
     class Positions:
         def __getitem__(self, key):
@@ -49,7 +49,7 @@ def cheetah(speed, **heights):
     return types.SimpleNamespace(speed=lambda: speed, named=types.SimpleNamespace(data=data))
 
 
-# dm_control's tolerance has 0.1 at the margin by default (a Gaussian): half a metre and more below 1.2 m.
+# dm_control's Gaussian tolerance is 0.1 at its margin, which is 0.6 m below the bound of 1.2 m.
 @pytest.mark.parametrize(
     ("lifted", "heights", "up"),
     [
@@ -68,9 +68,9 @@ def test_cheetah_on_one_foot(lifted, heights, up, speed, running):
     ("speed", "heights", "reward"),
     [
         (0.0, dict(torso=1.2, ffoot=1.2, bfoot=1.2), 1.0),
-        (0.75, dict(torso=1.2, ffoot=1.2, bfoot=1.2), 5.5 / 6),  # half way through the margin of the speed
+        (0.75, dict(torso=1.2, ffoot=1.2, bfoot=1.2), 5.5 / 6),  # half of the speed's margin
         (1.0, dict(torso=1.2, ffoot=1.2, bfoot=1.2), 5 / 6),
-        # One foot's mean with the torso is the margin below: half of the height's reward falls to a tenth.
+        # The mean height of this foot and the torso is at the margin, so half of the height's reward is 0.1.
         (0.0, dict(torso=1.2, ffoot=1.2, bfoot=0.0), (5 * (1 + 0.1) / 2 + 1) / 6),
     ],
 )
@@ -100,7 +100,7 @@ def test_pendulum_spin(velocity, reward):
         (0.0, (0.3, 0.4), (0.0, 6.0), 1.0),
         (0.0, (0.0, 0.25), (3.6, 4.8), (0.5 + 2) / 3),
         (0.0, (0.3, 0.4), (0.0, -3.0), (1 + 2 * 0.5) / 3),
-        (1.0, (0.3, 0.4), (0.0, 6.0), 0.0),  # no reward for a ball in the cup, however fast
+        (1.0, (0.3, 0.4), (0.0, 6.0), 0.0),  # no reward for a ball in the cup, at any speed
     ],
 )
 def test_cup_spin(inside, to_target, velocity, reward):
@@ -131,12 +131,12 @@ def test_three_link_reacher():
     np.testing.assert_allclose(np.degrees(model.jnt_range[1:]), [[-80, 80], [-80, 80]])
     np.testing.assert_allclose(model.dof_damping, 0.01)
     np.testing.assert_allclose(model.actuator_gear[:, 0], 0.05)
-    # Stretched out, the finger is three links of 9 cm from the shoulder; with the elbow at a right angle, one link up.
+    # Stretched out, the finger is three links of 9 cm from the shoulder. A right angle at the wrist turns the last one.
     np.testing.assert_allclose(physics.named.data.geom_xpos["finger"], [0.27, 0, 0.01], atol=1e-12)
     with physics.reset_context():
         physics.named.data.qpos["wrist"] = np.pi / 2
     np.testing.assert_allclose(physics.named.data.geom_xpos["finger"], [0.18, 0.09, 0.01], atol=1e-12)
-    # All else is dm_control's: the rigid bodies' masses follow from the capsules that are drawn.
+    # Everything else is dm_control's. The masses follow from the volumes of the capsules.
     two_links = import_suite().load("reacher", "easy").physics.model
     assert model.opt.timestep == two_links.opt.timestep
     capsule = {length: np.pi * 0.01**2 * (length + 4 / 3 * 0.01) * 1000 for length in (0.09, 0.1)}

@@ -1,4 +1,4 @@
-"""The registered environments, as someone meets them who makes one by its id and trains on it."""
+"""The registered environments: spaces, dynamics, seeds, ends of episodes and pictures."""
 
 import os
 import pickle
@@ -30,12 +30,12 @@ ALL_IDS = [*SUITE_IDS, *CUSTOM_IDS, *MUSCLE_IDS]
 # Every run of the suite has one task of each domain, and -m slow has the others. Where the tasks of a domain differ, it
 # is one with scalars among its observations, a ball beside the robot, or action bounds that are uneven or absent.
 PREFERRED = {"Dog-fetch", "Finger-turn-easy", "Lqr-lqr-6-2", "Quadruped-fetch", "Stacker-stack-4"}
-# These have initial states or a body of their own.
+# Custom tasks with other initial states or another body than dm_control's
 ALWAYS = {"Cup-spin", "Reacher-three-easy"}
 
 
 def one_per_domain(ids):
-    """:return: The ids as parameters of a test: the slow ones are marked."""
+    """:return: The ids as parameters of a test, with all but one of each domain marked as slow."""
     usual = dict.fromkeys(env_id.partition("-")[0] for env_id in ids)
     for env_id in reversed(ids):
         domain = env_id.partition("-")[0]
@@ -46,14 +46,14 @@ def one_per_domain(ids):
 
 
 def load_bare(domain, task, seed):
-    """The task as dm_control builds it, at the start of what an episode with this seed draws from."""
+    """dm_control's own environment, with the random state of an episode that has this seed."""
     environment = import_suite().load(domain, task, task_kwargs={"random": 0})
     environment.task.random.seed(seed)
     return environment
 
 
 def rollout(env, seed, n_steps=5):
-    """Observations, (n_steps + 1, O), and rewards, (n_steps,), of an episode whose actions the seed decides too."""
+    """Observations (n_steps + 1, O) and rewards (n_steps,) of an episode. The seed also decides the actions."""
     actions = np.random.default_rng(seed).uniform(-1, 1, (n_steps, *env.action_space.shape)).astype(np.float32)
     observations, rewards = [env.reset(seed=seed)[0]], []
     for action in actions:
@@ -150,7 +150,7 @@ def test_env_checkers_have_nothing_to_say(env_id):
     env = gymnasium.make(env_id).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # dm_control bounds no observation, and neither may we: a bound that is not one would only mislead.
+        # dm_control bounds no observation, so the space must be unbounded too.
         warnings.filterwarnings("ignore", message=".*A Box observation space (min|max)imum value is -?infinity")
         gymnasium_check_env(env, skip_render_check=True)
         sb3_check_env(env, skip_render_check=True)
@@ -194,7 +194,7 @@ def test_an_agent_step_is_two_steps_of_dm_control(env_id):
     assert observations.shape[1:] == env.observation_space.shape
 
     bare = load_bare(domain, task, seed=7)
-    # dm_control's own order of the keys: it returns ordered dicts, and this is how its own flattening joins them.
+    # The observations are flattened in dm_control's order of the keys.
     expected_observations = [np.concatenate([np.ravel(value) for value in bare.reset().observation.values()])]
     expected_rewards = []
     low, high = bare.action_spec().minimum, bare.action_spec().maximum
@@ -211,7 +211,7 @@ def test_an_agent_step_is_two_steps_of_dm_control(env_id):
 
 @pytest.mark.parametrize("env_id", one_per_domain(ALL_IDS))
 def test_a_seed_decides_the_episode(env_id):
-    """In one and the same environment; that it does so in another one follows from the test above."""
+    """In the same environment. The test above shows it for another one."""
     env = gymnasium.make(env_id)
     first, different, again = rollout(env, seed=3), rollout(env, seed=4), rollout(env, seed=3)
     np.testing.assert_array_equal(first[0], again[0])
@@ -241,7 +241,7 @@ def test_envs_that_were_never_seeded_differ():
 
 
 def test_every_copy_of_a_task_has_the_same_dynamics():
-    """dm_control draws lqr's springs from the seed it is built with; a reset's seed must not depend on it."""
+    """dm_control draws lqr's springs from the seed of the constructor, which must be the same for all copies."""
     stiffness = [gymnasium.make("Lqr-lqr-6-2").unwrapped.environment.physics.model.jnt_stiffness for _ in range(2)]
     np.testing.assert_array_equal(*stiffness)
 
@@ -297,12 +297,12 @@ def test_sb3_is_told_of_the_time_limit():
 
 @pytest.mark.parametrize("at_control_step", [1, 2])
 def test_a_task_that_ends_by_itself_terminates(at_control_step):
-    """lqr ends, with discount 0, where its state has come to rest: also in the middle of an agent step."""
+    """lqr ends with discount 0 when its state is at rest, also in the middle of an agent step."""
     env = gymnasium.make("Lqr-lqr-2-1")
     env.reset(seed=0)
     physics, task = env.unwrapped.environment.physics, env.unwrapped.environment.task
     states = iter([1.0] * (at_control_step - 1) + [0.0])
-    physics.state_norm = lambda: next(states)  # asking once more than this would raise StopIteration
+    physics.state_norm = lambda: next(states)  # a further call would raise StopIteration
     rewards = []
     task.get_reward = lambda physics: rewards.append(1.0) or 1.0
     _, reward, terminated, truncated, _ = env.step(np.zeros(1, np.float32))
@@ -321,7 +321,7 @@ def test_a_task_that_ends_with_another_discount_truncates():
 
 
 def test_subproc_vec_env():
-    """Spawned processes have registered nothing: the spec brings along all that they need."""
+    """A spawned process has registered no environment: the pickled spec contains all that it needs."""
     env = SubprocVecEnv([gymnasium.spec("Reacher-easy").make], start_method="spawn")
     try:
         env.seed(9)
@@ -369,7 +369,7 @@ def test_render(env_id):
 
 
 def test_render_size_and_camera_are_adjustable():
-    """The size also beyond the 640 x 480 pixels that most of the suite's models set aside."""
+    """The size can exceed 640 x 480 pixels, the offscreen buffer of most of dm_control's models."""
     pictures = []
     for camera_id in (0, "back"):
         env = make_rendered("Cheetah-run", width=800, height=600, camera_id=camera_id)
@@ -433,7 +433,7 @@ import sys, gymnasium, numpy
 import sb3_pwm.envs
 sb3_pwm.envs.register_envs()
 print("imported by registration:", [name for name in ("dm_control", "mujoco", "OpenGL") if name in sys.modules])
-env = gymnasium.make("Cheetah-run", render_mode="rgb_array")  # as SB3's make_vec_env does, whoever looks at it
+env = gymnasium.make("Cheetah-run", render_mode="rgb_array")  # SB3's make_vec_env always sets this render mode
 env.reset(seed=0)
 env.step(numpy.zeros(6, numpy.float32))
 print("trains")
@@ -444,7 +444,7 @@ env.render()
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libraries have other names there")
 @pytest.mark.parametrize("backend", [None, "egl"])
 def test_without_opengl_training_works_and_rendering_says_what_to_install(backend):
-    """Registration imports no simulator: whoever uses other environments does not wait for one."""
+    """Registration imports no simulator, since users of other environments need none."""
     environment = {name: value for name, value in os.environ.items() if "DISPLAY" not in name and name != "MUJOCO_GL"}
     environment.pop("PYOPENGL_PLATFORM", None)
     if backend is not None:

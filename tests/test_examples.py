@@ -1,4 +1,4 @@
-"""Each example runs, in its smallest form: one in a process of its own, the others in this one."""
+"""Each example runs with small numbers of steps, one of them in a new process."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are 
 
 
 def drawn(path, color):
-    """:return: Number of pixels of about a color."""
+    """:return: Number of pixels that have nearly this color."""
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
     return (np.abs(picture - color).max(axis=-1) < 30).sum()
 
@@ -35,7 +35,9 @@ def test_quickstart(tmp_path):
 
 
 def test_offline(tmp_path, monkeypatch):
-    monkeypatch.setattr(SAC, "train", lambda self, gradient_steps, batch_size: None)  # data of its first policy will do
+    monkeypatch.setattr(
+        SAC, "train", lambda self, gradient_steps, batch_size: None
+    )  # the data of the initial policy is enough
     sizes = ["--sac-steps", 1000, "--pretraining-steps", 20, "--updates", 4, "--evaluations", 2, "--episodes", 1]
     output = run_script_here(EXAMPLES / "offline.py", *sizes, "--out", tmp_path / "new", folder=tmp_path)
     assert "OfflineDataset(2 tasks, 7 episodes, 2,000 steps" in output

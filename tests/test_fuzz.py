@@ -1,4 +1,4 @@
-"""Anything that PWM's constructor accepts, it can learn with, save and load: drawn at random."""
+"""PWM learns, saves and loads with all arguments that its constructor accepts: random arguments and spaces."""
 
 import io
 from collections import Counter
@@ -73,8 +73,8 @@ def test_what_is_accepted_works():
         outcomes[check("MlpPolicy", observation_space, action_space, n_envs, length, terminates, arguments)] += 1
 
     run()
-    # A constructor that refuses everything would pass otherwise. Refused are horizons longer than the buffer, and
-    # episodes as the unit of train_freq with several environments.
+    # A constructor that refuses everything must not pass. PWM refuses horizons longer than the buffer, and episodes as
+    # the unit of train_freq with several environments.
     assert outcomes["accepted"] >= 0.4 * outcomes.total() > 10, outcomes
 
 
@@ -96,7 +96,7 @@ def test_images_and_dictionaries():
 
 
 def check(policy, observation_space, action_space, n_envs, length, terminates, arguments):
-    """Refused at the door, or it learns, acts within the bounds, and is the same after it was saved."""
+    """The constructor refuses the arguments, or the model learns, acts within the bounds, is saved and is loaded."""
     env = make_vec_env(lambda: RandomEnv(observation_space, action_space, length, terminates), n_envs, seed=0)
     try:
         model = PWM(policy, env, device="cpu", seed=0, policy_kwargs=TINY, **arguments)

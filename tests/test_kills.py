@@ -37,11 +37,11 @@ TRAIN = textwrap.dedent(
         print("resumed", checkpoint.steps, n_stored, int(env.obs_rms.count), model.n_updates, flush=True)
     else:
         tiny = dict(world_model=dict(latent_dim=16, encoder_dim=16, mlp_dim=16), net_arch=dict(pi=[16], vf=[16]))
-        # compile="auto" would compile for so many steps, which takes a minute and more.
+        # compile="auto" would compile for this number of steps, which takes more than a minute.
         model = PWM("MlpPolicy", VecNormalize(env), learning_starts=20, batch_size=8, buffer_size=20_000, seed=0,
                     device="cpu", compile=False, policy_kwargs=tiny)
         print("begun", flush=True)
-    # So often that many a kill falls into one
+    # Checkpoints are so frequent that many kills interrupt one.
     callback = CheckpointCallback(5, folder, "run", save_replay_buffer=True, save_vecnormalize=True)
     model.learn(1_000_000, callback, reset_num_timesteps=not checkpoint)
     """
@@ -49,7 +49,7 @@ TRAIN = textwrap.dedent(
 
 
 def newest_model(folder):
-    """Steps of the newest model file, whole or not: cheap enough to be asked all the time."""
+    """Steps of the newest model file. The file may be incomplete: this check must be fast."""
     return max((int(match[1]) for path in folder.iterdir() if (match := MODEL.fullmatch(path.name))), default=0)
 
 
@@ -67,7 +67,7 @@ def test_killed_and_resumed(tmp_path, n_kills):
         with log.open("w") as stream:
             process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path)], stdout=stream, stderr=stream)
             deadline = time.monotonic() + 120
-            # Two more checkpoints, so that the first of them is whole; then at any moment
+            # Wait for two more checkpoints, so that the first of them is complete. Then kill at a random moment.
             wanted = max(last, 25) + 10
             while newest_model(tmp_path) < wanted and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -78,14 +78,14 @@ def test_killed_and_resumed(tmp_path, n_kills):
         if last:
             steps, n_stored, n_seen, n_updates = map(int, log.read_text().split("resumed ")[1].split()[:4])
             assert steps == last  # the newest checkpoint
-            # SB3 calls back before it stores the step and learns from it: each resume is without that one.
+            # SB3 calls back before it stores the step, so each resume loses one step.
             runs = len(resumed) + 1
             assert n_stored == steps - runs
-            assert n_seen >= steps  # observations, those of resets too
+            assert n_seen >= steps  # counts the observations of resets too
             assert steps - 20 - 2 * runs <= n_updates <= steps - 20
             resumed.append(steps)
         last = last_steps(tmp_path)
-        for path in tmp_path.glob("run_*"):  # whatever a killed process has left lying, and all but the newest two
+        for path in tmp_path.glob("run_*"):  # unfinished files, and all checkpoints but the newest two
             if path.suffix in (".zip", ".pkl") and int(re.findall(r"\d+", path.name)[0]) < last - 5:
                 path.unlink()
     assert len(resumed) == n_kills - 1

@@ -1,4 +1,4 @@
-"""Meta-World's tasks, as someone meets them who makes one by its id."""
+"""Meta-World's tasks: seeds, rewards, success and pictures."""
 
 import sys
 
@@ -16,19 +16,19 @@ from sb3_pwm.tasks import META_WORLD_TASKS
 register_envs()
 
 
-# Different arms' motions in every run of the suite, the other tasks with `-m slow`
+# Every run of the suite has these, which differ in the motion of the arm. The other tasks run with -m slow.
 USUAL = ("reach", "drawer-open", "peg-insert-side", "stick-push", "box-close")
 SOME_TASKS = [pytest.param(task, marks=[] if task in USUAL else [pytest.mark.slow]) for task in META_WORLD_TASKS]
 
 
 @pytest.fixture
 def meta_world():
-    import_suite()  # the choice of a graphics library comes before the import
+    import_suite()  # chooses a graphics library, before Meta-World is imported
     return pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
 
 
 def episode(env, seed, n_steps):
-    """Observations and rewards of an episode of random actions, one long vector."""
+    """Observations and rewards of an episode of random actions, as one vector."""
     rng = np.random.default_rng(0)
     parts = [env.reset(seed=seed)[0]]
     for _ in range(n_steps):

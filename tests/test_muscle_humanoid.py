@@ -1,4 +1,4 @@
-"""The muscle humanoid: its muscles as mechanics sees them, and its tasks beside dm_control's own."""
+"""The muscle humanoid: mechanics of the muscles, and its tasks compared with dm_control's."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def model():
 
 
 def random_poses(model, n_poses):
-    """Joint angles within their limits, (n_poses, joints)."""
+    """Random joint angles within their limits, (n_poses, joints)."""
     low, high = model.jnt_range[1:].T
     return np.random.default_rng(1).uniform(low, high, (n_poses, len(low)))
 
@@ -47,7 +47,7 @@ def lengths_in(model, angles):
 def test_the_file_is_what_the_script_makes():
     bones, muscles = muscle_anatomy.make()
     assert bones == BONES
-    # Lengths and forces go through floating-point kinematics, which may differ in the last digit elsewhere.
+    # Lengths and forces depend on floating-point kinematics, which differ in the last digit between machines.
     for made, read in zip(muscles, MUSCLES, strict=True):
         assert made.path == read.path
         assert (made.name, made.joint, made.direction) == (read.name, read.joint, read.direction)
@@ -69,7 +69,7 @@ def test_the_body_is_dm_controls(model):
     np.testing.assert_array_equal(model.body_inertia, plain.body_inertia)
     np.testing.assert_array_equal(model.jnt_range, plain.jnt_range)
     assert model.opt.timestep == plain.opt.timestep
-    # The bones that muscles slide over touch nothing.
+    # The surfaces that muscles slide over collide with nothing.
     assert np.count_nonzero(model.geom_contype) == np.count_nonzero(plain.geom_contype)
 
 
@@ -89,7 +89,7 @@ def test_left_is_the_mirror_image_of_right(model):
             other[name] = (-1 if name.endswith(turned) else 1) * pose[side]
         lengths = lengths_in(model, angles)
         reflected = lengths_in(model, np.array([other[name] for name in names]))
-        # dm_control leans the waist by 0.2 degrees, about the axis that the mirror keeps.
+        # dm_control's waist is tilted by 0.2 degrees, about the axis that the reflection keeps.
         np.testing.assert_allclose(reflected[76:], lengths[:76], atol=1e-6)
         np.testing.assert_allclose(reflected[:76], lengths[76:], atol=1e-6)
 
@@ -107,7 +107,7 @@ def test_moment_arms_are_the_lengths_derivatives(model):
 
 
 def test_every_joint_has_antagonists_wherever_it_stands(model):
-    """Both ways at least a tenth of the motor's torque in 99 of 100 poses, and muscles enough to choose all torques."""
+    """In 99 of 100 poses, both directions reach a tenth of the motor's torque, and the moment arms have full rank."""
     forces = np.array([muscle.force for muscle in MUSCLES])
     motors = muscle_anatomy.motor_torques()
     wanted = np.array([motors[model.joint(number).name] for number in range(1, model.njnt)])
@@ -120,7 +120,7 @@ def test_every_joint_has_antagonists_wherever_it_stands(model):
         torques.append([forces @ np.maximum(sign * arms, 0.0) / wanted for sign in (1.0, -1.0)])
     weakest = np.quantile(torques, 0.01, axis=0)
     assert weakest.min() > 0.1
-    # On average they are as strong as the motors, and not of another order.
+    # The mean strength has the order of magnitude of the motors'.
     means = np.mean(torques, axis=0)
     assert means.min() > 1.0
     assert means.max() < 12.0
@@ -163,7 +163,7 @@ def test_rewards_and_observations_are_dm_controls(task):
     physics, rng = environment.physics, np.random.default_rng(0)
     rewards = []
     for number in range(100):
-        if number % 20 == 0:  # stands, and is pushed
+        if number % 20 == 0:  # a standing body that is pushed
             with physics.reset_context():
                 physics.data.qpos[:] = physics.model.ptr.qpos0
                 physics.data.qvel[:3] = rng.normal(size=3) * 3
@@ -194,7 +194,7 @@ def test_muscle_state_is_observed():
     env.step(-np.ones(152, np.float32))
     observation = env.step(-np.ones(152, np.float32))[0]
     assert (observation[-152:] < activations).all()
-    # The velocity of a length is its change: over a control step of 25 ms, the mean of those at its ends, nearly.
+    # Over a physics step, the change of a length is nearly the mean of the velocities at its two ends.
     env.reset(seed=0)
     physics = env.environment.physics
     first, speed = physics.muscle_lengths(), physics.muscle_velocities()

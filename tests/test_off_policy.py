@@ -1,4 +1,4 @@
-"""What SB3's off-policy algorithms do around an update: when to update, noise, callbacks, logs, wrappers."""
+"""The parts that PWM shares with SB3's off-policy algorithms: train_freq, noise, callbacks, logs and wrappers."""
 
 import csv
 import json
@@ -71,7 +71,7 @@ def test_bad_train_freq(train_freq):
 
 
 def test_updates_begin_with_the_first_sequence():
-    """However few random steps were asked for: a sequence has horizon steps per environment."""
+    """With any learning_starts, the first update needs a sequence of horizon steps per environment."""
     model = make(make_vec_env(RandomEnv, 2, seed=0), learning_starts=0, horizon=5, gradient_steps=-1)
     model.learn(16)
     assert model.n_updates == 8  # from the fifth of eight steps on, two each
@@ -105,7 +105,7 @@ def test_action_noise(noise_class, n_envs):
     env = make_vec_env(RandomEnv, n_envs, seed=0)
     noise = noise_class(np.zeros(2), 100.0 * np.ones(2))
     model = make(env, learning_starts=0, gradient_steps=0, action_noise=noise).learn(60)
-    # Noise of that size leaves nothing but the bounds
+    # With noise of this size nearly all actions are at the bounds
     actions = model.replay_buffer.actions[: model.replay_buffer.size()]
     assert np.mean(np.abs(actions) == 1.0) > 0.95
     assert isinstance(model.action_noise, VectorizedActionNoise) == (n_envs > 1)
@@ -153,7 +153,7 @@ def test_mixing_the_apis_of_gym_and_of_vector_environments():
 
 
 class Watch(BaseCallback):
-    """Counts the calls, and stops at one of them."""
+    """Counts the calls, and stops training at one of them."""
 
     def __init__(self, stop_at=None, stop_with=False):
         super().__init__()
@@ -217,7 +217,7 @@ def test_callbacks_of_sb3(tmp_path):
     assert {path.name for path in (tmp_path / "events").iterdir()} == {"event_25_steps.zip", "event_50_steps.zip"}
     assert PWM.load(tmp_path / "best" / "best_model").num_timesteps in (20, 40, 60)
     assert every.num_timesteps == model.num_timesteps == every.n_calls
-    # Lists and functions, too, and a progress bar
+    # learn() takes lists and functions too, and shows a progress bar
     assert model.learn(20, [Watch(), Watch()], progress_bar=True).num_timesteps == 20
     assert model.learn(20, lambda _locals, _globals: True).num_timesteps == 20
 
@@ -292,8 +292,8 @@ def test_updates_see_what_vec_normalize_gives_and_the_buffer_keeps_what_came(nor
     env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0), norm_reward=norm_reward, clip_obs=2.0)
     model = PWM("MlpPolicy", env, **SMALL).learn(60)
     raw = model.replay_buffer.observations[:30]
-    assert np.abs(raw[..., 2]).max() > 2.0  # beyond the clip
-    np.testing.assert_allclose(np.square(raw[..., :2]).sum(-1), 1.0, rtol=1e-4)  # cosine and sine as they came
+    assert np.abs(raw[..., 2]).max() > 2.0  # larger than clip_obs
+    np.testing.assert_allclose(np.square(raw[..., :2]).sum(-1), 1.0, rtol=1e-4)  # cosine and sine are not normalized
     np.random.seed(0)
     batch = model.replay_buffer.sample_sequences(16, 3, env)
     assert batch.observations.abs().max() <= 2.0
@@ -324,7 +324,7 @@ def test_monitors_and_nan_checks():
 
 
 def test_identity():
-    """The action that the observation names; SB3 asks the same of its algorithms, SAC in as many steps."""
+    """The best action is the observation. SB3 tests SAC in the same way with the same number of steps."""
     env = IdentityEnvBox(eps=0.5)
     small = dict(world_model=dict(latent_dim=32, encoder_dim=64, mlp_dim=64), net_arch=[64, 64])
     model = PWM(

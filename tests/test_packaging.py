@@ -1,4 +1,4 @@
-"""What the distribution contains, and what installing and removing it leaves behind."""
+"""The content of the distribution, and its installation and removal."""
 
 import email
 import os
@@ -33,7 +33,7 @@ def python(*arguments, executable=sys.executable, cwd=None, **variables):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the checkout: building leaves folders behind, and picks up what earlier builds left."""
+    """A copy of the checkout, since a build writes folders, and includes those of earlier builds."""
     if not (ROOT / "setup.py").is_file():
         pytest.skip("needs the checkout that the tests belong to")
     copy = tmp_path_factory.mktemp("source") / "sb3-pwm"
@@ -51,13 +51,13 @@ def wheel(source, tmp_path_factory):
 
 @pytest.fixture
 def venv(tmp_path):
-    """A virtual environment that sees this one's packages but not its start-up files, sb3-pwm's among them."""
+    """A virtual environment with the packages of this one, but without its start-up files."""
     python("-m", "venv", "--without-pip", tmp_path / "venv")
     executable = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     site_packages = Path(
         python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=executable).strip()
     )
-    # After the environment's own entries, so that what is installed into it goes first
+    # After the entries of the new environment, so that packages installed there come first
     folders = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (site_packages / "zzz_outer_environment.pth").write_text("\n".join(folders) + "\n")
     return executable, site_packages

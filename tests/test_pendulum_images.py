@@ -1,4 +1,4 @@
-"""The pendulum that is seen: Pendulum-v1's task, and pictures that tell its state."""
+"""The pendulum with image observations: the task of Pendulum-v1, and images that determine the state."""
 
 import gymnasium
 import numpy as np
@@ -54,7 +54,7 @@ def test_pictures_show_the_last_state_and_the_one_before():
 
 @pytest.mark.parametrize(
     ("angle", "bright", "dark"),
-    # Rows go down and columns right; half of the rod's length from the center
+    # Row and column of two pixels at half of the rod's length from the center
     [
         (0.0, (11, 20), (28, 20)),
         (np.pi, (28, 20), (11, 20)),
@@ -71,7 +71,7 @@ def test_the_rod_points_where_the_angle_says(angle, bright, dark):
 
 
 def test_neighboring_angles_differ_by_little():
-    """Smooth edges: a hundredth of a radian is seen, and seen as little."""
+    """Edges are smooth: a hundredth of a radian changes the image, and changes it little."""
     for angle in np.linspace(0, 6, 20):
         difference = np.abs(draw_rod(angle).astype(int) - draw_rod(angle + 0.01))
         assert 0 < difference.max() < 60

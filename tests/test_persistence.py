@@ -1,4 +1,4 @@
-"""Saving and loading, whole and in parts; bad files; and the same again after the same seed."""
+"""Saving and loading of models, parameters and replay buffers, bad files, and determinism."""
 
 import io
 import json
@@ -121,7 +121,7 @@ CONTINUE = textwrap.dedent(
 
 
 def to_be_continued():
-    """Models of every kind of policy, with optimizers, schedules and coefficients of every kind, after some updates."""
+    """Models with all kinds of policies, schedules and entropy coefficients, after some updates."""
     learned = dict(
         ent_coef="auto_0.1", learning_rate=lambda progress: 1e-3 * progress, replay_critic_coef=1.0,
         replay_critic_horizon=5,
@@ -139,7 +139,7 @@ def to_be_continued():
 
 
 def test_a_new_process_goes_on_bit_for_bit(tmp_path):
-    """Optimizers, schedules, running statistics, entropy coefficient: the same next updates, given the same batches."""
+    """Optimizers, schedules, running statistics and entropy coefficient are restored: the next updates are the same."""
     models = {}
     for number, model in enumerate(to_be_continued()):
         models[tmp_path / str(number)] = model
@@ -191,7 +191,7 @@ def test_a_file_keeps_no_replay_memory_and_needs_none(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         data = json.loads(archive.read("data"))
     assert not {"replay_buffer", "actor", "critic", "critic_target", "world_model"} & set(data)
-    # One who only wants to act may say so, as for SB3's own algorithms
+    # A small buffer can be asked for, as with SB3's algorithms
     loaded = PWM.load(tmp_path / "model", buffer_size=1)
     np.testing.assert_array_equal(act(model), act(loaded))
 
@@ -319,17 +319,17 @@ def test_another_number_of_environments(tmp_path, n_before, n_after, once):
     steps, updates = loaded.num_timesteps, loaded.n_updates
     loaded.learn(6 * n_after, reset_num_timesteps=False)
     assert loaded.num_timesteps == steps + 6 * n_after
-    assert loaded.n_updates == updates + 6  # at once: there is enough to replay
+    assert loaded.n_updates == updates + 6  # updates begin at once, since the buffer has enough steps
     assert loaded.replay_buffer.size() == n_stored + 6
 
 
 @pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
 def test_sequences_do_not_cross_a_reset(once, tmp_path):
-    """Between two calls of learn() the environment is reset, in the middle of an episode: so it is in the buffer."""
+    """A reset between two calls of learn() truncates the episode in the buffer."""
     space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
     class Counting(RandomEnv):
-        """Observes the number of observations it has given."""
+        """The observation is the number of observations so far."""
 
         given = 0.0
 
@@ -347,8 +347,8 @@ def test_sequences_do_not_cross_a_reset(once, tmp_path):
         warnings.filterwarnings("ignore", message="The last trajectory in the replay buffer will be truncated")
         model = PWM("MlpPolicy", Counting(space, length=50), optimize_memory_usage=once, **SMALL)
         model.learn(21)
-        model.learn(21)  # reset to step 0
-        model.learn(21, reset_num_timesteps=False)  # goes on
+        model.learn(21)  # resets the environment
+        model.learn(21, reset_num_timesteps=False)  # continues the episode
         model.set_env(model.get_env())  # forces a reset
         model.learn(21, reset_num_timesteps=False)
     batch = model.replay_buffer.sample_sequences(2000, 3)
@@ -359,7 +359,7 @@ def test_sequences_do_not_cross_a_reset(once, tmp_path):
     # episode's own end is at 50 steps, which none of them has.
     assert cut == [21.0, 64.0]
     assert batch.terminations.sum() == 0.0
-    # What is added to a loaded buffer is another episode, too.
+    # The steps that are added to a loaded buffer begin another episode, too.
     model.save_replay_buffer(tmp_path / "buffer")
     other = PWM("MlpPolicy", Counting(space, length=50), optimize_memory_usage=once, **SMALL)
     other.load_replay_buffer(tmp_path / "buffer")
@@ -409,13 +409,13 @@ def test_the_last_trajectory_is_announced_as_truncated_as_in_sb3():
 
 @pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
 def test_data_of_a_replay_buffer(once, tmp_path):
-    """What PWM has seen is data for the next one, however it was stored."""
+    """A saved replay buffer is data for another model, in both kinds of storage."""
     model = PWM("MlpPolicy", RandomEnv(length=9, terminates=True), optimize_memory_usage=once, **SMALL).learn(60)
     model.save_replay_buffer(tmp_path / "buffer")
     data = OfflineDataset.from_replay_buffer(tmp_path / "buffer.pkl", "random").task_data("random")
     assert data.lengths.tolist() == [9] * 6
     other = PWM("MlpPolicy", RandomEnv(length=9), optimize_memory_usage=once, **SMALL)
-    other.learn(5)  # an episode that the data breaks off
+    other.learn(5)  # an episode that the data truncates
     other.add_dataset(OfflineDataset([data]))
     buffer = other.replay_buffer
     assert buffer.size() == 5 + 54
@@ -430,7 +430,7 @@ def test_data_of_a_replay_buffer(once, tmp_path):
 
 
 def test_loading_with_data(saved):
-    """As rl-zoo3 resumes a run whose configuration names them."""
+    """rl-zoo3 passes dataset and world_model when it resumes a run."""
     data = OfflineDataset.from_replay_buffer(
         pendulum(buffer_size=1000, gradient_steps=0).learn(400).replay_buffer, "Pendulum-v1"
     )
@@ -528,7 +528,7 @@ def test_another_entropy_coefficient_for_a_saved_model(tmp_path):
 
 
 def test_statistics_for_a_normalization_that_has_seen_nothing(tmp_path):
-    """rl-zoo3's checkpoints are models alone: a run that is killed has no other file with its statistics."""
+    """rl-zoo3's checkpoints are models only, so a killed run has no other file with the statistics."""
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
     model = PWM("MlpPolicy", env, **SMALL).learn(30)
     model.save(tmp_path / "model")
@@ -539,7 +539,7 @@ def test_statistics_for_a_normalization_that_has_seen_nothing(tmp_path):
     assert fresh.ret_rms.var == env.ret_rms.var
     assert fresh.obs_rms.count == env.obs_rms.count
     loaded.learn(20, reset_num_timesteps=False)
-    assert fresh.obs_rms.count > env.obs_rms.count  # they go on
+    assert fresh.obs_rms.count > env.obs_rms.count  # they are updated further
 
     own = VecNormalize(make_vec_env("Pendulum-v1", seed=1))
     own.reset()
@@ -666,7 +666,7 @@ def test_bad_replay_buffers(saved, tmp_path):
 
 @contextmanager
 def largest_file(n_bytes):
-    """The kernel refuses to make a file larger than this, as a full disk would."""
+    """Limit the size of files: writing more fails as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
@@ -695,7 +695,7 @@ def test_a_disk_that_is_full_loses_nothing(saved, tmp_path):
 
 
 def test_a_file_stays_what_it_was(saved, tmp_path):
-    """A link stays a link, an older file keeps its permissions, and names may be as long as the file system takes."""
+    """Links stay links, existing files keep their permissions, and names may have the maximum length."""
     model = PWM.load(saved / "model")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link.zip").symlink_to(tmp_path / "elsewhere" / "target.zip")
@@ -712,7 +712,7 @@ def test_a_file_stays_what_it_was(saved, tmp_path):
 
 @pytest.fixture
 def read_only_folder():
-    """A folder, and a context in which it can only be read; root, who may write anywhere, is nobody in there."""
+    """A folder, and a context that makes it read-only. In it, root, who may write anywhere, becomes nobody."""
 
     @contextmanager
     def read_only():
@@ -726,7 +726,7 @@ def read_only_folder():
             os.seteuid(user)
             folder.chmod(0o755)
 
-    # Not tmp_path, whose parents nobody else may enter
+    # Not tmp_path, since other users may not enter its parents
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield folder, read_only
@@ -813,7 +813,7 @@ def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
     model = PWM.load(newest.model, env=VecNormalize.load(newest.vec_normalize, make_vec_env("Pendulum-v1")))
     model.load_replay_buffer(newest.replay_buffer)
     assert model.num_timesteps == 60
-    # Statistics that a kill has cut short, a model without a replay buffer
+    # Statistics that a kill has truncated, then a model without a replay buffer
     content = newest.vec_normalize.read_bytes()
     newest.vec_normalize.write_bytes(content[: len(content) // 2])
     assert latest_checkpoint(tmp_path).steps == 40
@@ -821,7 +821,7 @@ def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
     assert latest_checkpoint(tmp_path).steps == 20
     (tmp_path / "rl_model_20_steps.zip").write_bytes(b"")
     assert latest_checkpoint(tmp_path) is None
-    # A run that keeps models alone
+    # A run that saves models only
     pendulum().learn(20, CheckpointCallback(10, tmp_path / "models", name_prefix="m"))
     newest = latest_checkpoint(tmp_path / "models", "m")
     assert (newest.steps, newest.replay_buffer, newest.vec_normalize) == (20, None, None)
@@ -861,7 +861,7 @@ DETERMINISM = textwrap.dedent(
 
 
 def test_same_seed_same_parameters_actions_and_rewards_in_every_process(tmp_path):
-    """In this process, which has done other things before, and in a new one with another order of sets."""
+    """In this process after other tests, and in a new process with another hash seed."""
     envs = dict(MlpPolicy="Pendulum-v1", CnnPolicy="Pendulum-pixels", MultiInputPolicy="Pendulum-dict")
     script = tmp_path / "determinism.py"
     script.write_text(DETERMINISM)

@@ -1,4 +1,4 @@
-"""The policies: observations of every kind, networks and extractors as SB3's users write them."""
+"""Policies for all kinds of observations, their networks and features extractors."""
 
 import re
 from functools import partial
@@ -43,7 +43,7 @@ def with_kwargs(**policy_kwargs):
 
 
 def changed(before, module):
-    """Names of the parameters that have changed since."""
+    """Names of the parameters and buffers that have changed."""
     return {name for name, value in module.state_dict().items() if not th.equal(before[name], value)}
 
 
@@ -93,7 +93,7 @@ def test_learns_saves_loads_and_acts(policy, space, n_envs, once, tmp_path):
 
 
 def test_the_dynamics_target_is_the_encoding_of_the_true_next_observation():
-    """Gradient reaches the extractor through a sequence's first observation alone, and the targets are the others'."""
+    """Only the first observation of a sequence has a gradient. The others are encoded as targets."""
     model = PWM("CnnPolicy", RandomEnv(IMAGE), **SMALL).learn(30)
     policy, horizon = model.policy, model.horizon
     raw = model.replay_buffer.sample_sequences(6, horizon)
@@ -167,7 +167,7 @@ def test_dictionaries_of_subprocesses_and_normalized_entries():
     model = PWM("MultiInputPolicy", env, **SMALL)
     model.learn(60)
     stored = model.replay_buffer.observations["vector"][: model.replay_buffer.size()]
-    assert (np.abs(stored) <= 1.0).all()  # as they came
+    assert (np.abs(stored) <= 1.0).all()  # not normalized
     np.random.seed(0)
     raw = model.replay_buffer.sample_sequences(8, 2)
     np.random.seed(0)
@@ -282,7 +282,7 @@ def test_optimizers_get_their_class_and_arguments():
     ],
 )
 def test_learning_rate_of_the_encoder(policy, space, policy_kwargs, expected, tmp_path):
-    """A tenth for an extractor that learns and its encoder, all along a schedule; the rest has the full rate."""
+    """An extractor that learns, and its encoder, have a tenth of the scheduled rate. The rest has the full rate."""
     schedule = dict(world_model_learning_rate=lambda progress: 1e-3 * progress)
     model = PWM(policy, RandomEnv(space), **with_kwargs(**policy_kwargs), **schedule)
     model.save(tmp_path / "model")
@@ -314,12 +314,12 @@ def test_different_images_have_different_features_before_anything_is_learned():
     images = np.concatenate([env.reset() for _ in range(20)])
     with th.no_grad():
         features = model.policy.extract_features(th.as_tensor(images), model.policy.features_extractor)
-    # With torch's own initialization it is about 0.1: what all images have in common hides what tells them apart.
+    # With torch's default initialization the ratio is about 0.1: all images have nearly the same features.
     assert features.std(0).norm() / features.mean(0).norm() > 0.4
 
 
 class Noisy(BaseFeaturesExtractor):
-    """Batch normalization and dropout: what differs between training and acting."""
+    """Batch normalization and dropout, which differ between training and evaluation mode."""
 
     def __init__(self, observation_space, features_dim=7):
         super().__init__(observation_space, features_dim)
@@ -397,7 +397,7 @@ def test_a_pretrained_world_model_sees_no_features():
     config = WorldModelConfig(observation_dim=512, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)
     with pytest.raises(ValueError, match="sees observations as they are, not the features of an untrained NatureCNN"):
         PWM("CnnPolicy", RandomEnv(IMAGE), world_model=WorldModel(config), **{**SMALL, "policy_kwargs": {}})
-    # A dictionary of vectors is nothing but a longer vector.
+    # A dictionary of vectors is flattened to one vector, which a pretrained world model can take.
     vectors = spaces.Dict(a=spaces.Box(-1.0, 1.0, (3,)), b=spaces.Box(-1.0, 1.0, (2,)))
     config = WorldModelConfig(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=16, mlp_dim=16)
     kwargs = {**SMALL, "policy_kwargs": dict(net_arch=[8])}
@@ -435,7 +435,7 @@ def test_policy_classes_are_exported_and_taken():
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "env"), [("CnnPolicy", "Pendulum-pixels"), ("MultiInputPolicy", "Pendulum-dict")])
 def test_learns_to_swing_up_what_it_sees(policy, env):
-    """About four minutes each: random actions score -1,200, SAC has -1,000 after as many steps."""
+    """About four minutes each. Random actions have a return of -1,200, SAC of -1,000 after the same number of steps."""
     model = PWM(policy, env, learning_starts=300, buffer_size=50_000, seed=0, device="cpu").learn(2500)
     score, _ = evaluate_policy(model, make_vec_env(env, seed=7), 10)
     assert score > -400
@@ -443,7 +443,7 @@ def test_learns_to_swing_up_what_it_sees(policy, env):
 
 @pytest.mark.parametrize("kind", ["images", "a Dict with images", "stacked"])
 def test_shapes_that_change_after_normalization_are_refused(kind):
-    """The replay buffer would keep the observations of before: pixels in other places than the policy sees them."""
+    """The replay buffer would store pixels in another order than the policy receives them."""
     image = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     wrapper, policy, kwargs = VecTransposeImage, "CnnPolicy", dict(norm_obs=False)
     if kind == "a Dict with images":
@@ -455,7 +455,7 @@ def test_shapes_that_change_after_normalization_are_refused(kind):
     else:
         space = image
     venv = DummyVecEnv([lambda: RandomEnv(space)])
-    # SB3 transposes images by itself, outermost.
+    # SB3 adds VecTransposeImage outermost.
     outside = VecNormalize(venv, **kwargs) if wrapper is VecTransposeImage else wrapper(VecNormalize(venv, **kwargs))
     with pytest.raises(ValueError, match=r"put VecNormalize outermost, as in VecNormalize\(VecTransposeImage\(env\)\)"):
         PWM(policy, outside, **SMALL)

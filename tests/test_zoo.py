@@ -1,4 +1,4 @@
-"""Stock rl-zoo3 with PWM in it, as a user meets it: its own commands, each in a process of its own."""
+"""Stock rl-zoo3 with PWM: its commands, its start-up hook, and the search space."""
 
 import os
 import pickle
@@ -27,18 +27,18 @@ from sb3_pwm import PWM, latest_checkpoint
 TINY_POLICY = (
     "dict(world_model=dict(latent_dim=16,encoder_dim=16,mlp_dim=16),net_arch=dict(pi=[16],vf=[16]),n_critics=2)"
 )
-# Given on the command line, so that the tests do not depend on what pwm.yml is tuned to
+# Given on the command line, so that the tests do not depend on the values in pwm.yml
 UPDATES = ("batch_size:8", "train_freq:1", "gradient_steps:1", "n_critic_epochs:1")
 TINY = (*UPDATES, f"policy_kwargs:{TINY_POLICY}")
 
 
 def environment(**variables):
-    # MUJOCO_GL is left to the package, and rl-zoo3's plots must not open a window.
+    # The package chooses MUJOCO_GL. The plots of rl-zoo3 must not open a window.
     return {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **variables}
 
 
 def run(arguments, folder, *, succeeds=True, timeout=180, **variables):
-    """Run this Python with the arguments and return what it wrote, standard output and errors together."""
+    """Run Python with these arguments in a new process, and return standard output and standard error together."""
     process = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
@@ -65,7 +65,7 @@ def train(*arguments):
 
 
 def run_here(arguments, folder):
-    """As :func:`run`, but in this process, where the process is not the point."""
+    """Run ``python -m`` with these arguments in this process, which is faster than :func:`run`."""
     _, module, *rest = arguments
     return run_module_here(module, *rest, folder=folder)
 
@@ -75,7 +75,7 @@ def dog_run(tmp_path_factory):
     """A folder in which ``rl_zoo3.train --algo pwm --env Dog-run`` was run."""
     folder = tmp_path_factory.mktemp("dog_run")
     arguments = ["--env", "Dog-run", "-n", "120", "--eval-freq", "100", "--eval-episodes", "1", "-tb", "tb"]
-    arguments += ["--env-kwargs", "max_episode_steps:50"]  # which enjoy and record_video read from the run
+    arguments += ["--env-kwargs", "max_episode_steps:50"]  # enjoy and record_video read them from the run
     schedule = "critic_learning_rate:'lin_1e-3'"
     parameters = ["-params", "horizon:8", "learning_starts:100", "buffer_size:1000000", schedule, *TINY]
     output = run(train(*arguments, *parameters), folder)
@@ -83,7 +83,7 @@ def dog_run(tmp_path_factory):
 
 
 class TestDogRun:
-    """What ``rl_zoo3.train --algo pwm --env Dog-run`` leaves behind. A class's tests share a worker."""
+    """Results of ``rl_zoo3.train --algo pwm --env Dog-run``, and the commands that read them."""
 
     def test_train_reads_the_packaged_hyperparameters_and_saves_a_model(self, dog_run):
         folder, output = dog_run
@@ -106,7 +106,7 @@ class TestDogRun:
         assert model.critic_lr_schedule(0.5) == pytest.approx(5e-4)
 
     def test_enjoy_reserves_no_replay_buffer(self, dog_run):
-        """Dog-run's training buffer is 1.8 GB, and stock enjoy does not know that it could ask for a small one."""
+        """The replay buffer of Dog-run has 1.8 GB, and stock enjoy does not ask for a smaller one."""
         if not Path("/proc/self/status").exists():
             pytest.skip("needs /proc/self/status to measure the address space")
         folder, _ = dog_run
@@ -189,7 +189,7 @@ def test_images_and_dictionaries(tmp_path, env):
 def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     arguments = ["--env", "Pendulum-v1", "--eval-freq", "-1", "--save-freq", "25"]
     parameters = ["-params", "learning_starts:30", "normalize:True", *TINY]
-    # Too few steps for compile="auto" to compile, and more than are made before the kill
+    # Fewer steps than compile="auto" needs to compile, and more than the run makes before it is killed
     command = [sys.executable, *train(*arguments, "-n", "30000", *parameters)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
@@ -209,12 +209,12 @@ def test_a_killed_run_goes_on_from_what_save_freq_has_kept(tmp_path):
     assert statistics.obs_rms.count > newest.steps
     resumed = PWM.load(tmp_path / "logs/pwm/Pendulum-v1_2/Pendulum-v1.zip", device="cpu")
     before = PWM.load(newest.model, device="cpu")
-    assert resumed.num_timesteps == 40  # rl-zoo3 counts anew, SB3's learn(reset_num_timesteps=False) goes on
+    assert resumed.num_timesteps == 40  # rl-zoo3 counts from 0 again
     assert resumed.n_updates > before.n_updates > 0
 
 
 def test_rl_zoo3_command_trains_with_subprocess_environments_and_plots(tmp_path, monkeypatch):
-    # The console script is not on the PATH of every test runner; it calls exactly this module.
+    # The console script calls this module. It is not on the PATH of every test runner.
     script = Path(sys.executable).with_name("rl_zoo3")
     command = [script] if script.exists() else ["-m", "rl_zoo3.cli"]
     arguments = ["--algo", "pwm", "--env", "Pendulum-v1", "-n", "420", "--vec-env", "subproc", "--eval-freq", "-1"]
@@ -257,13 +257,13 @@ def test_two_workers_tune_one_study(tmp_path):
     database = tmp_path / "study.db"
     arguments = ["--env", "Pendulum-v1", "-n", "205", "-optimize", "--n-trials", "1", "--n-evaluations", "1"]
     study = ["--storage", f"sqlite:///{database}", "--study-name", "pendulum", "--eval-episodes", "1"]
-    study += ["--no-optim-plots"]  # which open a browser
+    study += ["--no-optim-plots"]  # the plots open a browser
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, *train(*arguments, *study, "-f", "logs1")]
         worker = subprocess.Popen(
             command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
-        # Optuna lets only one process create a database's tables: the second worker joins once the study is there.
+        # Only one process can create the tables of a database, so the second worker waits for the study.
         deadline = time.monotonic() + 90
         while not has_study(database) and worker.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -297,8 +297,8 @@ def test_every_sampled_configuration_is_one_that_pwm_accepts():
         sampled = HYPERPARAMS_SAMPLER["pwm"](trial, 1, 1, {})
         model = PWM("MlpPolicy", env, device="cpu", **sampled)
         assert 0.0 < model.gamma < 1.0
-        assert model.phase.bc_coef == 0.0  # online: the sampled weight counts offline
-        # --trial-id starts from the values in the database.
+        assert model.phase.bc_coef == 0.0  # the sampled weight counts offline only
+        # --trial-id converts the values in the database.
         assert HYPERPARAMS_CONVERTER["pwm"](trial.params) == sampled
 
 
@@ -313,7 +313,7 @@ def test_every_entry_of_the_hyperparameter_file_is_one_that_pwm_accepts():
         arguments = {key: value for key, value in entry.items() if key not in zoo_keys}
         if isinstance(arguments.get("policy_kwargs"), str):
             arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"dict": dict, "nn": __import__("torch").nn})
-        if isinstance(arguments.get("learning_rate"), str):  # rl-zoo3 converts this one itself
+        if isinstance(arguments.get("learning_rate"), str):  # rl-zoo3 converts this argument
             arguments["learning_rate"] = float(arguments["learning_rate"].removeprefix("lin_"))
         if isinstance(arguments.get("train_freq"), list):
             arguments["train_freq"] = tuple(arguments["train_freq"])
@@ -355,7 +355,7 @@ def assert_registered(output):
 
 
 def test_off_switch_stock_algorithms_and_a_late_explicit_import(tmp_path):
-    """Without the hook rl-zoo3 has no pwm. With it, all else is the same. An explicit import adds pwm at any time."""
+    """Without the hook rl-zoo3 has no pwm. The hook changes nothing else. An explicit import adds pwm at any time."""
     script = f"""
 import rl_zoo3.train, sys
 {CONTENTS}
@@ -421,7 +421,7 @@ def test_rl_zoo3_in_a_zip_file_is_extended_too(tmp_path):
 
 
 class TestInterpreterStart:
-    """The .pth file by itself: what it costs, and that nothing is left of sb3-pwm that could break a start."""
+    """The .pth file alone: it imports nothing large, and remains of sb3-pwm never break the start of Python."""
 
     @pytest.fixture
     def startup_file(self):
@@ -429,7 +429,7 @@ class TestInterpreterStart:
 
     @pytest.fixture
     def site(self, tmp_path, startup_file):
-        """A folder that has the .pth file of an sb3-pwm that is gone, and an rl-zoo3."""
+        """A folder with an rl-zoo3 and the .pth file of an sb3-pwm that was removed."""
         shutil.copy(startup_file, tmp_path)
         (tmp_path / "rl_zoo3").mkdir()
         (tmp_path / "rl_zoo3/__init__.py").write_text("")

@@ -13,12 +13,12 @@ from test_zoo import run_here, train
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 
 SHORT = ["--env-kwargs", "max_episode_steps:50"]
-TASK = "Cheetah-run"  # whose entry in pwm.yml asks for VecNormalize, which a pretrained world model refuses
+TASK = "Cheetah-run"  # pwm.yml asks for VecNormalize here, which a pretrained world model refuses
 
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
-    """A folder with a world model, data, and what ``rl_zoo3.train -conf`` made of them; and its output."""
+    """A folder with a world model, data and the results of ``rl_zoo3.train -conf``, and the output of this command."""
     folder = tmp_path_factory.mktemp("offline")
     parts = [*episodes("cheetah-run", TASK, 5, 60), *episodes("walker-walk", "Walker-walk", 3, 60)]
     dataset = OfflineDataset.from_episodes(parts)
@@ -35,7 +35,7 @@ def extracted(tmp_path_factory):
 
 
 class TestExtraction:
-    """Extraction from one world model. A class's tests share a worker."""
+    """Policies extracted from one world model."""
 
     def test_train_from_a_configuration_file(self, extracted):
         folder, output = extracted
@@ -45,7 +45,7 @@ class TestExtraction:
         model = PWM.load(results / f"{TASK}.zip", device="cpu")
         assert model.policy.task == "cheetah-run"
         assert model.n_updates == 60
-        # No environment was stepped but for evaluation.
+        # Only the evaluations stepped an environment.
         assert len((results / "0.monitor.csv").read_text().splitlines()) == 2
 
     def test_enjoy_needs_neither_world_model_nor_data(self, extracted):
@@ -66,7 +66,7 @@ class TestExtraction:
         arguments = ["--env", TASK, "-conf", "offline.yml", "-n", "40", "-optimize", "--n-trials", "2", *SHORT]
         with pytest.warns(
             UserWarning, match="world_model takes the place of the one in policy_kwargs"
-        ):  # a sampled size
+        ):  # a sampled preset
             run_here(train(*arguments, "--n-evaluations", "2", "--eval-episodes", "1", *study), folder)
         trials = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="offline").trials
         assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
@@ -83,7 +83,7 @@ class TestExtraction:
         assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
 
     def test_parameters_on_the_command_line(self, extracted):
-        """The packaged pwm.yml, whose entry for this task normalizes observations."""
+        """With the packaged pwm.yml, which normalizes the observations of this task."""
         folder, _ = extracted
         offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
         arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
