@@ -65,7 +65,7 @@ SETTINGS = dict(deadline=None, derandomize=True, suppress_health_check=list(Heal
 def test_what_is_accepted_works():
     outcomes = Counter()
 
-    @settings(max_examples=50, **SETTINGS)
+    @settings(max_examples=40, **SETTINGS)
     @given(
         OBSERVATIONS, boxes([np.float32, np.float64]), st.integers(1, 3), st.integers(1, 12), st.booleans(), ARGUMENTS
     )
@@ -86,7 +86,7 @@ def test_images_and_dictionaries():
         st.tuples(st.just("MultiInputPolicy"), DICTS),
     )
 
-    @settings(max_examples=12, **SETTINGS)
+    @settings(max_examples=10, **SETTINGS)
     @given(kinds, boxes([np.float32, np.float64]), st.integers(1, 3), st.integers(1, 12), st.booleans(), ARGUMENTS)
     def run(policy_and_space, action_space, n_envs, length, terminates, arguments):
         outcomes[check(*policy_and_space, action_space, n_envs, length, terminates, arguments)] += 1
