@@ -124,7 +124,11 @@ def main() -> None:
     parser.add_argument(
         "checkouts", nargs="*", type=Path, default=[here], help="folders of checkouts (default: this one)"
     )
-    columns = [measure(checkout) for checkout in parser.parse_args().checkouts]
+    checkouts = parser.parse_args().checkouts
+    for checkout in checkouts:
+        if not (checkout / "sb3_pwm" / "pwm" / "pwm.py").is_file():
+            parser.error(f"{checkout} is not a checkout of sb3-pwm: it has no sb3_pwm/pwm/pwm.py")
+    columns = [measure(checkout) for checkout in checkouts]
     for name in columns[0]:
         print(f"{name:42}" + "".join(f"{column[name]:>10}" for column in columns))
 
