@@ -354,7 +354,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         Load a replay buffer as SB3 does. A buffer of another number of environments is resized to this model's.
 
         :param path: The file, or an open binary file. ``.pkl`` is appended to a name without a suffix.
-        :param truncate_last_traj: Without effect: the last stored episode is always cut off from what comes next.
+        :param truncate_last_traj: Without effect: new steps never continue the last stored episode.
         :raises FileNotFoundError: If there is no such file.
         :raises ValueError: If the file is damaged, holds something else, was written by an older version, or was filled
             in other spaces. The model keeps the buffer that it had.
