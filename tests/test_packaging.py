@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -97,8 +96,7 @@ def test_console_command(wheel):
 def test_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):
     python("setup.py", "-q", "sdist", "-d", tmp_path, cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(archive, tmp_path)
     (unpacked,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     python("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, unpacked)
     (rebuilt,) = tmp_path.glob("*.whl")
