@@ -26,7 +26,7 @@ from typing import Any
 import torch as th
 from machine import processor
 from timing.measuring import measure_learning, measure_updates
-from timing.report import SIZES, learn_row, plot, tables, updates_row
+from timing.tables import SIZES, learn_row, tables, updates_row
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,6 +157,9 @@ def main() -> None:
         measure = {"updates": measure_updates, "learn": measure_learning}[options.kind]
         print(json.dumps(measure(options)))
     elif options.command == "plot":
+        # Only here: seaborn and pandas would count in the peak memory that `one` measures.
+        from timing.pictures import plot
+
         print("\n".join(f"Written: {path}" for path in plot(options.out)))
     elif options.command == "table":
         print(tables(options.out))
