@@ -74,8 +74,10 @@ class DeterministicPolicy(nn.Module):
         self.policy = copy.deepcopy(policy, left_out).to("cpu").eval()  # type: ignore[arg-type]
         self.policy.requires_grad_(False)
         _make_exportable(self.policy)
-        self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
-        self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
+        self.register_buffer("low", th.as_tensor(space.low, dtype=th.float64))
+        self.register_buffer("high", th.as_tensor(space.high, dtype=th.float64))
+        self.rounds = not np.issubdtype(space.dtype, np.floating)
+        self.dtype = th.as_tensor(space.low).dtype if self.rounds else th.float32
         self.spaces = _named_spaces(policy.observation_space)
         _check_normalization(policy.observation_space, vec_normalize)
         self.is_dict = isinstance(policy.observation_space, spaces.Dict)
@@ -87,12 +89,15 @@ class DeterministicPolicy(nn.Module):
 
         :param observations: Observations ``(B, *observation)``. For a ``Dict`` space, one tensor per entry, in the
             order of the keys of the space.
-        :return: Actions of the environment ``(B, *action)``, not scaled to [-1, 1].
+        :return: Actions of the environment ``(B, *action)``, not scaled to [-1, 1]; float32, or the integers of the
+            action space.
         """
         normalized = [module(values) for module, values in zip(self.normalizations, observations, strict=True)]
         named = dict(zip(self.spaces, normalized, strict=True))
         unit = self.policy(named if self.is_dict else normalized[0], deterministic=True).reshape(-1, *self.low.shape)
-        return self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
+        # As sb3_pwm.common.actions.unscale_actions() does.
+        actions = self.low + 0.5 * (unit.double() + 1.0) * (self.high - self.low)
+        return (actions.round() if self.rounds else actions).to(self.dtype)
 
 
 def _named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
@@ -188,4 +193,5 @@ def export_policy(policy: BasePolicy, path: str | Path, vec_normalize: VecNormal
 
 def _example(space: spaces.Space) -> th.Tensor:
     """:return: Batch of two observations of a space, for the exporters."""
-    return th.from_numpy(np.zeros((2, *(space.shape or ())), space.dtype))
+    start = getattr(space, "start", 0)  # the first category of Discrete and MultiDiscrete
+    return th.from_numpy(np.full((2, *(space.shape or ())), start, space.dtype))

@@ -10,9 +10,10 @@ import psutil
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pwm import SequenceReplayBuffer
+from sb3_pwm import OfflineDataset, SequenceReplayBuffer
 from sb3_pwm.common.version import FILE_FORMAT, FileFormatError
 from sb3_pwm.data.types import Episode
 
@@ -236,6 +237,19 @@ def test_terminations_are_remembered():
     every_end = SequenceReplayBuffer(12, OBSERVATIONS, ACTIONS, device="cpu", handle_timeout_termination=False)
     every_end.add(*step_of(done=True, truncated=True))
     assert every_end.has_terminations
+
+
+def test_actions_that_were_cut_to_integers_are_refused(tmp_path):
+    """SB3's buffers store scaled actions in the dtype of the space."""
+    space = spaces.Box(-5, 5, (1,), np.int32)
+    cut = ReplayBuffer(12, OBSERVATIONS, space, device="cpu", handle_timeout_termination=True)
+    with pytest.raises(ValueError, match=r"the replay buffer has lost its actions: those of Box\(-5, 5.*as int32"):
+        OfflineDataset.from_replay_buffer(cut)
+    buffer = SequenceReplayBuffer(12, OBSERVATIONS, space, device="cpu")
+    buffer.add(*step_of(done=False, truncated=False))
+    buffer.actions = buffer.actions.astype(np.int32)
+    with pytest.raises(ValueError, match="has lost its actions"):
+        pickle.loads(pickle.dumps(buffer))
 
 
 def test_a_buffer_of_a_newer_version_is_refused(monkeypatch):

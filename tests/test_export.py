@@ -46,6 +46,19 @@ def test_same_actions_as_predict(tmp_path, name, run):
 
 
 @FORMATS
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float64])
+def test_actions_of_every_dtype(tmp_path, name, run, dtype):
+    low, high = np.array([0, 7], dtype), np.array([100, 7], dtype)  # the second dimension has equal bounds
+    model = PWM("MlpPolicy", RandomEnv(action_space=spaces.Box(low, high, dtype=dtype)), device="cpu", seed=0)
+    model.policy.export(tmp_path / name)
+    observations = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    expected = model.predict(observations, deterministic=True)[0]
+    actions = run(tmp_path / name, observations)
+    assert actions.dtype == (np.float32 if dtype == np.float64 else dtype)
+    np.testing.assert_allclose(actions, expected, rtol=1e-5)
+
+
+@FORMATS
 def test_normalization_is_included(tmp_path, name, run):
     env = VecNormalize(make_vec_env("Pendulum-v1"), clip_obs=1.5)
     model = PWM("MlpPolicy", env, device="cpu", learning_starts=50, seed=0, policy_kwargs=TINY)

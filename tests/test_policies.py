@@ -371,13 +371,84 @@ def test_custom_extractor_trains_in_training_mode_and_acts_in_evaluation_mode(tm
             "CombinedExtractor does not fit.*36 x 36",
         ),
         ("MlpPolicy", spaces.Tuple([IMAGE, IMAGE]), ValueError, "takes no Tuple observations: make them a Dict"),
-        ("MultiInputPolicy", spaces.Dict(a=spaces.Dict(b=IMAGE)), NotImplementedError, "Nested observation spaces"),
+        (
+            "MultiInputPolicy",
+            spaces.Dict(a=spaces.Dict(b=IMAGE)),
+            NotImplementedError,
+            r"nested.*\(entry 'a'\).*Flatten",
+        ),
+        ("MlpPolicy", spaces.MultiDiscrete([[2, 3], [4, 5]]), ValueError, r"MultiDiscrete.*shape \(2, 2\).*Flatten"),
+        ("MlpPolicy", spaces.Text(5), ValueError, "takes no Text observations: .*TransformObservation"),
+        ("MlpPolicy", spaces.Graph(ENTRIES["vector"], None), ValueError, "takes no Graph observations"),
+        ("MlpPolicy", spaces.OneOf([ENTRIES["vector"], ENTRIES["number"]]), ValueError, "takes no OneOf observations"),
+        ("MultiInputPolicy", spaces.Dict(s=spaces.Sequence(IMAGE)), ValueError, r"no Sequence.* \(entry 's'\)"),
         ("GruPolicy", IMAGE, ValueError, "Policy GruPolicy unknown"),
     ],
 )
 def test_wrong_policy_for_the_observations(policy, space, error, message):
     with pytest.raises(error, match=re.compile(message, re.DOTALL)):
         PWM(policy, RandomEnv(space), **SMALL)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 1], [7, 0]]),
+        spaces.Tuple([ENTRIES["vector"], ENTRIES["number"]]),
+        spaces.Dict(a=spaces.Dict(b=ENTRIES["vector"])),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+def test_refused_observations_can_be_flattened(space):
+    env = gym.wrappers.FlattenObservation(RandomEnv(space))
+    assert PWM("MlpPolicy", env, **SMALL).learn(20).n_updates > 0
+
+
+def test_refused_observations_can_be_transformed():
+    text = RandomEnv(spaces.Text(min_length=2, max_length=2, charset="ab"))
+    box = spaces.Box(0.0, 1.0, (2,), np.float32)
+    env = gym.wrappers.TransformObservation(text, lambda word: np.array([c == "a" for c in word], np.float32), box)
+    assert PWM("MlpPolicy", env, **SMALL).learn(20).n_updates > 0
+
+
+SHIFTED = spaces.Dict(
+    number=spaces.Discrete(4, start=3),
+    numbers=spaces.MultiDiscrete([2, 3], start=[-1, 7]),
+    scalar=spaces.Box(-1.0, 1.0, (), np.float32),
+)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "expected"),
+    [
+        (SHIFTED["number"], 5, [0, 0, 1, 0]),
+        (SHIFTED["numbers"], [0, 7], [0, 1, 1, 0, 0]),
+        (SHIFTED["scalar"], 0.25, [0.25]),
+        (
+            SHIFTED,
+            dict(number=np.array(5), numbers=np.array([0, 7]), scalar=np.array(0.25, np.float32)),
+            [0, 0, 1, 0, 0, 1, 1, 0, 0, 0.25],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("once", [False, True], ids=["twice", "once"])
+def test_categories_begin_at_their_start_and_numbers_need_no_axis(space, observation, expected, once, tmp_path):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    model = PWM(policy, make_vec_env(lambda: RandomEnv(space), 2), optimize_memory_usage=once, **SMALL).learn(30)
+    assert model.n_updates > 0
+    features = model.policy.extract_features(
+        model.policy.obs_to_tensor(observation)[0], model.policy.features_extractor
+    )
+    assert features.tolist() == [expected]
+    action = model.predict(observation, deterministic=True)[0]
+    assert action.shape == (2,)
+    batch = some(space, 3)
+    actions = model.predict(batch, deterministic=True)[0]
+    model.policy.export(tmp_path / "policy.pt")
+    arrays = batch.values() if isinstance(batch, dict) else [batch]
+    exported = th.jit.load(str(tmp_path / "policy.pt"))(*map(th.from_numpy, arrays)).numpy()
+    np.testing.assert_allclose(exported, actions, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from random_env import RandomEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -792,14 +795,95 @@ def test_discrete_actions_are_refused():
         PWM("MlpPolicy", "CartPole-v1")
 
 
-def test_unbounded_actions_are_refused():
-    class Unbounded(Drift):
-        def __init__(self):
-            super().__init__()
-            self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+@pytest.mark.parametrize(
+    ("space", "low", "high"),
+    [
+        (spaces.Box(-np.inf, np.inf, (2,), np.float32), -10, 10),
+        (spaces.Box(0.0, np.inf, (1,), np.float64), 0, 10),
+        (spaces.Box(-np.inf, 4.0, (1, 2), np.float32), -10, 4),
+        (spaces.Box(-np.inf, np.inf, (1,), np.int64), -10, 10),
+    ],
+    ids=str,
+)
+def test_unbounded_actions_are_refused_and_the_advice_works(space, low, high):
+    env = RandomEnv(action_space=space)
+    with pytest.raises(ValueError, match=r"finite lower and upper bound.*place of 10") as error:
+        PWM("MlpPolicy", env)
+    advice = re.search(r"gymnasium\.wrappers\..*(?=\.$)", str(error.value)).group()
+    bounded = eval(advice, dict(gymnasium=gym, np=np, env=env))
+    model = PWM("MlpPolicy", bounded, **SMALL).learn(25)  # the environment checks its actions
+    assert model.action_space == spaces.Box(low, high, space.shape, space.dtype)
 
-    with pytest.raises(ValueError, match=r"finite lower and upper bound.*RescaleAction"):
-        PWM("MlpPolicy", Unbounded())
+
+def test_a_model_without_an_environment_is_refused(tmp_path):
+    for arguments in ({}, dict(offline=True), dict(dataset=str(tmp_path)), dict(world_model="5M")):
+        with pytest.raises(ValueError, match=r"needs an environment, got env=None.*With offline=True it only gives"):
+            PWM("MlpPolicy", None, **arguments)
+
+
+# --- Actions of every kind ------------------------------------------------------------------------------------------
+
+
+class Counted(gym.Env):
+    """The reward is the action, and 3 is best."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, space):
+        self.action_space, self.taken = space, []
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        self.taken.append(np.array(action, float).ravel())
+        return np.zeros(1, np.float32), -((float(action[0]) - 3.0) ** 2), False, self.t == 10, {}
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.int8, np.uint8, np.float16, np.float64])
+@pytest.mark.parametrize("options", [dict(), dict(optimize_memory_usage=True), dict(noise=True, n_envs=2)], ids=str)
+def test_actions_of_every_dtype_are_stored_as_they_were_taken(dtype, options, tmp_path):
+    n_envs, once = options.get("n_envs", 1), options.get("optimize_memory_usage", False)
+    noise = NormalActionNoise(np.zeros(1), 0.3 * np.ones(1)) if "noise" in options else None
+    low = 0 if dtype == np.uint8 else -5
+    env = DummyVecEnv([lambda: Counted(spaces.Box(low, 5, (1,), dtype)) for _ in range(n_envs)])
+    arguments = dict(optimize_memory_usage=once, action_noise=noise, seed=0, gradient_steps=0, **SMALL)
+    model = PWM("MlpPolicy", env, **arguments).learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    taken = np.stack(env.get_attr("taken"), axis=1)  # (steps, n_envs, 1)
+    expected = 2 * (taken - low) / (5 - low) - 1  # such as 0.6 for 3 in [-5, 5]
+    stored = model.replay_buffer.actions[: model.replay_buffer.size()]
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(stored, expected, atol=1e-6)
+    resized = model.replay_buffer.resize_n_envs(3).actions[:20]
+    np.testing.assert_allclose(resized[:, 0, 0], expected[:20, 0, 0], atol=1e-6)
+    actions = model.predict(np.zeros((50, 1), np.float32))[0]
+    assert actions.dtype == dtype
+    assert low <= actions.min() < actions.max() <= 5
+    # Actions and rewards that the world model learns from belong together.
+    batch = model.replay_buffer.sample_sequences(16, 3)
+    action = low + (batch.actions[..., 0] + 1) / 2 * (5 - low)
+    th.testing.assert_close(batch.rewards, -((action - 3) ** 2), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_an_action_dimension_with_equal_bounds_is_the_bound(dtype):
+    env = Counted(spaces.Box(np.array([-5, 2], dtype), np.array([5, 2], dtype), dtype=dtype))
+    noise = NormalActionNoise(np.zeros(2), np.ones(2))
+    model = PWM("MlpPolicy", env, seed=0, action_noise=noise, **SMALL).learn(40)
+    assert {step[1] for step in env.taken} == {2.0}
+    assert (model.replay_buffer.actions[:40, 0, 1] == 0.0).all()
+    assert model.predict(np.zeros(1, np.float32))[0][1] == 2
+    # The world model has never seen another value there, and what the policy imagines there changes nothing.
+    latents, actions = th.rand(1, 16).expand(2, -1), th.tensor([[0.5, -1.0], [0.5, 1.0]])
+    for predict in (model.world_model.next, model.world_model.reward):
+        first, second = predict(latents, actions).detach()
+        th.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("quantity", ["observation", "reward"])

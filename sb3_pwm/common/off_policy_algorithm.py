@@ -145,6 +145,11 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
             env = OverlappedVecEnv(env, self._make_deferred_updates)
         return super().collect_rollouts(env, *args, **kwargs)
 
+    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Sample actions as SB3 does. What is stored is the action that was taken, which may have been rounded."""
+        action, _ = super()._sample_action(*args, **kwargs)
+        return action, self.policy.scale_action(action)
+
     def _defer_updates(self, gradient_steps: int, batch_size: int) -> bool:
         """
         Put updates off until the environments take their next step.

@@ -27,6 +27,22 @@ def _truncate(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
     dones[steps] = 1.0
 
 
+def check_stored_actions(actions: np.ndarray | None, space: spaces.Space, where: str = "The replay buffer") -> None:
+    """
+    Check that the scaled actions of a buffer were not cut to -1, 0 and 1, as SB3 does if the space holds integers.
+
+    :param actions: Actions of the buffer; None if it holds none.
+    :param space: Action space.
+    :param where: File or name of the buffer, for the message.
+    :raises ValueError: If they were.
+    """
+    if isinstance(space, spaces.Box) and actions is not None and not np.issubdtype(actions.dtype, np.floating):
+        raise ValueError(
+            f"{where} has lost its actions: those of {space}, scaled to [-1, 1], were stored as {actions.dtype}; "
+            "collect the data with PWM, or with a space of floats."
+        )
+
+
 class SequenceReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer, which can sample sequences of consecutive steps too, see :meth:`sample_sequences`.
@@ -132,8 +148,8 @@ class SequenceReplayBuffer(ReplayBuffer):
                 self._view(self.observations)
             else:
                 self.next_observations = map_observations(observation_array, self._spaces, self.obs_shape)
-            action_dtype = self._maybe_cast_dtype(self.action_space.dtype)
-            self.actions = np.zeros((*rows, self.action_dim), dtype=action_dtype)
+            # Scaled actions are no integers, whatever the dtype of the space.
+            self.actions = np.zeros((*rows, self.action_dim), dtype=np.float32)
             self.rewards, self.dones, self.timeouts = (np.zeros(rows, dtype=np.float32) for _ in range(3))
         self.allocated = True
 
@@ -188,8 +204,12 @@ class SequenceReplayBuffer(ReplayBuffer):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """:raises FileFormatError: If an older version of the package has pickled the buffer."""
+        """
+        :raises FileFormatError: If an older version of the package has pickled the buffer.
+        :raises ValueError: If its actions were cut to integers.
+        """
         check_file_format("The file", "replay buffer", state.get("file_format", 1))
+        check_stored_actions(state.get("actions"), state["action_space"])
         self.__dict__.update(state)
         if "_stored" in state:
             self._view(self._stored)
@@ -502,7 +522,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         rows = self._device_rows()[self._send(steps), self._send(envs)]  # (H, B, row)
         size = int(np.prod(self.obs_shape))  # type: ignore[arg-type]
         before, after, actions, rest = rows.split([size, size, self.action_dim, 3], dim=-1)
-        observations = th.cat([before[:1], after]).unflatten(-1, self.obs_shape)  # type: ignore[arg-type]
+        observations = th.cat([before[:1], after])
+        observations = observations.reshape(*observations.shape[:-1], *self.obs_shape)  # type: ignore[misc]
         rewards, dones, timeouts = rest.unbind(-1)
         if env is not None and env.norm_obs:
             assert isinstance(env.obs_rms, RunningMeanStd)

@@ -50,8 +50,20 @@ DatasetArgument = OfflineDataset | str | Path | Sequence[str | Path] | None
 """Data set, its folder, or Minari ids or folders."""
 
 
-class UnsupportedSpaceError(AssertionError, ValueError):
-    """PWM cannot use a space. It is an AssertionError too, since SB3's own algorithms raise that here."""
+class UnsupportedSpaceError(AssertionError, NotImplementedError, ValueError):
+    """PWM cannot use a space. SB3's own algorithms raise an AssertionError here, or a NotImplementedError."""
+
+
+def check_env(env: Any) -> None:
+    """
+    :param env: Environment that a new model is made for.
+    :raises ValueError: If there is none.
+    """
+    if env is None:
+        raise ValueError(
+            "PWM needs an environment, got env=None: pass it, or its registered id. With offline=True it only gives "
+            "the spaces, and is not stepped."
+        )
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -64,15 +76,38 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         raise UnsupportedSpaceError(
             f"PWM needs a continuous action space (Box), got {action_space}: use DQN or PPO for this environment."
         )
-    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+    if not action_space.is_bounded():  # integers have no infinity: their unbounded spaces hold the dtype's limits
         raise UnsupportedSpaceError(
-            "Continuous action space must have a finite lower and upper bound for PWM, "
-            f"got {action_space}: wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction."
+            f"Continuous action space must have a finite lower and upper bound for PWM, got {action_space}: give the "
+            "range that is useful in the place of 10, with gymnasium.wrappers.TransformAction(env, lambda action: "
+            "action, gymnasium.spaces.Box(np.maximum(env.action_space.low, -10), np.minimum(env.action_space.high, "
+            "10), dtype=env.action_space.dtype))."
         )
     if isinstance(observation_space, spaces.Tuple):
         raise UnsupportedSpaceError(
             "PWM takes no Tuple observations: make them a Dict (MultiInputPolicy), or wrap the environment in "
             "gymnasium.wrappers.FlattenObservation."
+        )
+    entries = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for name, space in entries.items():
+        _check_observations(space, f" (entry {name!r})" if name else "")
+
+
+def _check_observations(space: spaces.Space, where: str) -> None:
+    """:raises UnsupportedSpaceError: If observations, or an entry of them, cannot become a vector or an image."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        raise UnsupportedSpaceError(
+            f"PWM takes no nested observations{where}: wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        raise UnsupportedSpaceError(
+            f"PWM takes no MultiDiscrete observations of the shape {space.shape}{where}: wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation."
+        )
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise UnsupportedSpaceError(
+            f"PWM takes no {type(space).__name__} observations{where}: wrap the environment in "
+            "gymnasium.wrappers.TransformObservation, with a function that makes them an array, and its Box."
         )
 
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_pwm.common.actions import scale_actions, unscale_actions
 from sb3_pwm.common.checks import check_number, check_subclass, reject_unknown_keywords
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.common.layers import EnsembleMLP
@@ -172,6 +173,8 @@ class PWMPolicy(BasePolicy):
                     f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
                 )
         self.world_model = WorldModel(config)
+        # A dimension whose bounds are equal is always 0 in the data, but not in imagined rollouts.
+        self.world_model.ignore_actions(np.flatnonzero(action_space.low == action_space.high).tolist())
         self.task_index = None if task is None else self.world_model.task_index(task)
         self.actor = Actor(
             config.latent_dim,
@@ -212,6 +215,18 @@ class PWMPolicy(BasePolicy):
             if paper_betas:
                 options["betas"] = (0.7, 0.95)
         return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs})  # type: ignore[call-arg]
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        Pass observations through SB3's preprocessing and the features extractor.
+
+        :param obs: Batch of observations.
+        :param features_extractor: The features extractor.
+        :return: Features ``(B, observation_dim)``.
+        """
+        space = self.observation_space
+        spaces_of = dict(space.spaces) if isinstance(space, spaces.Dict) else space
+        return super().extract_features(map_observations(_as_sb3_expects, obs, spaces_of), features_extractor)
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -268,13 +283,32 @@ class PWMPolicy(BasePolicy):
         :return: The actions, and ``state``.
         :raises ValueError: If an observation is NaN or infinite, or so large that no action follows from it.
         """
-        actions, state = super().predict(observation, state, episode_start, deterministic)
         observations = observation.values() if isinstance(observation, dict) else [observation]
-        if not all(np.isfinite(values).all() for values in observations):
+        # SB3 says below what a tuple lacks.
+        if not isinstance(observation, tuple) and not all(np.isfinite(values).all() for values in observations):
             raise ValueError("No action follows from an observation that is NaN or infinite.")
-        if not np.isfinite(actions).all():
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        Scale actions, see :func:`~sb3_pwm.common.actions.scale_actions`.
+
+        :param action: Actions ``(..., *shape)`` of the environment.
+        :return: Actions in [-1, 1], float32.
+        """
+        return scale_actions(self.action_space, action)  # type: ignore[arg-type]
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Undo :meth:`scale_action`, see :func:`~sb3_pwm.common.actions.unscale_actions`.
+
+        :param scaled_action: Actions ``(..., *shape)`` in [-1, 1].
+        :return: Actions of the environment, in the dtype of its action space.
+        :raises ValueError: If an action is NaN.
+        """
+        if not np.isfinite(scaled_action).all():  # checked here: an integer cannot be NaN
             raise ValueError("The action is NaN: the observation is far too large, or the policy's parameters are NaN.")
-        return actions, state
+        return unscale_actions(self.action_space, scaled_action)  # type: ignore[arg-type]
 
     def save(self, path: str | Path | BinaryIO) -> None:  # type: ignore[override]
         """
@@ -377,6 +411,13 @@ class MultiInputPolicy(PWMPolicy):
     """
 
     default_features_extractor_class = CombinedExtractor
+
+
+def _as_sb3_expects(values: th.Tensor, space: spaces.Space) -> th.Tensor:
+    """:return: Batch of observations as SB3's preprocessing takes them: categories from 0, and numbers with an axis."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return values - th.as_tensor(space.start, device=values.device)
+    return values.unsqueeze(-1) if space.shape == () else values
 
 
 def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None) -> dict[str, list[int]]:

@@ -208,6 +208,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         _init_setup_model: bool = True,
     ):
         arguments.check_policy(policy, policy_kwargs)
+        if _init_setup_model:
+            arguments.check_env(env)
         if env is not None:
             env = maybe_make_env(env, verbose)
             if isinstance(env, gym.Env | VecEnv):  # else SB3 says what it is

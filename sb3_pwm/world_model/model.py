@@ -228,6 +228,19 @@ class WorldModel(nn.Module):
         )
         return len(self.config.tasks) - 1
 
+    @th.no_grad()
+    def ignore_actions(self, dimensions: Sequence[int]) -> None:
+        """
+        Make the predictions of a new model independent of action dimensions that are zero in all data.
+
+        Training leaves them so: the gradient of a weight whose input is zero is zero.
+
+        :param dimensions: Indices of the action dimensions.
+        """
+        columns = [self.config.latent_dim + dimension for dimension in dimensions]
+        for network in (self.dynamics, self.reward_network):
+            network[0].weight[:, columns] = 0.0  # type: ignore[index,operator]
+
     def _join(self, inputs: Sequence[th.Tensor], task: Task | None) -> th.Tensor:
         """:return: Inputs and, in a multi-task model, the embedding of the task, as one tensor."""
         if self.task_embedding is None:

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_pwm.common.version import FileFormatError, is_of_older_version
-from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.data.replay_buffer import SequenceReplayBuffer, check_stored_actions
 from sb3_pwm.data.types import Episode, SourceEpisode
 
 
@@ -55,6 +55,7 @@ def check_replay_buffer(buffer: Any, where: str) -> None:
         raise ValueError(f"{where} holds a replay buffer of Dict observations, but data sets need flat observations.")
     if buffer.optimize_memory_usage and not isinstance(buffer, SequenceReplayBuffer):
         raise ValueError(f"{where} lacks the last observation of each episode: train with optimize_memory_usage=False.")
+    check_stored_actions(getattr(buffer, "actions", None), buffer.action_space, where)
 
 
 def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
