@@ -331,7 +331,10 @@ def test_normalizes_with_vec_normalize():
     buffer.rewards[0] = 6.0
     batch = buffer.sample_sequences(1, 1, env=env)
     assert batch.observations[0, 0, 0].item() == pytest.approx((1.0 - 10.0) / 2.0, rel=1e-4)
-    assert batch.rewards.item() == pytest.approx(2.0, rel=1e-4)
+    assert batch.rewards.item() == 6.0  # PWM scales rewards itself
+    samples = buffer.sample(1, env=env)  # SB3's interface normalizes them, as SB3's buffers do
+    assert samples.rewards.item() == pytest.approx(2.0, rel=1e-4)
+    assert samples.observations[0, 0].item() == pytest.approx((1.0 - 10.0) / 2.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -348,7 +351,9 @@ def test_device_storage_samples_what_host_storage_does(n_steps, normalized):
 
     def sample(buffer):
         np.random.seed(1)
-        return buffer.sample_sequences(64, 5, env=statistics)
+        batch, single = buffer.sample_sequences(64, 5, env=statistics), buffer.sample(64, env=statistics)
+        assert (single.rewards.abs().max() > 0.5) != normalized
+        return (*batch[:5], *single[:5])
 
     host, device = (
         SequenceReplayBuffer(80, OBSERVATIONS, ACTIONS, device="cpu", n_envs=2, storage=storage)
@@ -359,8 +364,8 @@ def test_device_storage_samples_what_host_storage_does(n_steps, normalized):
     expected = sample(host)
     # The second sample is of the rows that the first one has copied, and a buffer from a file copies them again.
     for buffer in (device, device, pickle.loads(pickle.dumps(device))):
-        for name, values, others in zip(expected._fields[:5], expected, sample(buffer), strict=False):
-            th.testing.assert_close(others, values, rtol=1e-5, atol=1e-5, msg=name)
+        for values, others in zip(expected, sample(buffer), strict=True):
+            th.testing.assert_close(others, values, rtol=1e-5, atol=1e-5)
 
 
 def test_device_storage_takes_episodes():

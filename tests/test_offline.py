@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import warnings
 
 import gymnasium
 import numpy as np
 import pytest
 import torch as th
+from random_env import TINY, RandomEnv
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
@@ -352,6 +354,140 @@ def test_more_than_an_update_per_timestep_is_refused_offline(dataset, world_mode
     assert make("Pendulum-v1", world_model, dataset, gradient_steps=-1).learn(5).n_updates == 5
 
 
+# --- Normalization ----------------------------------------------------------------------------------------------------
+
+
+def normalized(dataset, n_envs=1, **kwargs):
+    """A model of normalized observations, with data and without a pretrained world model."""
+    defaults = dict(
+        dataset=dataset, task="pendulum-v1", batch_size=8, horizon=3, replay_critic_horizon=4, seed=0, device="cpu",
+        policy_kwargs=TINY,
+    )  # fmt: skip
+    return PWM("MlpPolicy", VecNormalize(make_vec_env("Pendulum-v1", n_envs, seed=0)), **{**defaults, **kwargs})
+
+
+def assert_statistics(rms, observations):
+    np.testing.assert_allclose(rms.mean, observations.reshape(-1, *rms.mean.shape).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rms.var, observations.reshape(-1, *rms.mean.shape).var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("once", [False, True])
+def test_a_new_normalization_gets_the_statistics_of_the_data_and_keeps_them(dataset, tmp_path, n_envs, once):
+    model = normalized(dataset, n_envs, offline=True, optimize_memory_usage=once)
+    env = model.get_vec_normalize_env()
+    env.reset()  # as users do to look at an observation
+    observations = np.concatenate([dataset.task_data("pendulum-v1").episode(n).observations[:-1] for n in range(6)])
+    with pytest.warns(UserWarning, match="VecNormalize") as record:
+        model.learn(3)
+    given, frozen = [str(one.message) for one in record if "VecNormalize" in str(one.message)]
+    assert "given the statistics of the 300 observations in the replay buffer" in given
+    assert "frozen (training=False): a policy that was learned offline" in frozen
+    assert_statistics(env.obs_rms, observations)
+    assert np.mean(np.abs(model._sample(64, 3).observations.numpy()) == env.clip_obs) < 0.01
+    mean = env.obs_rms.mean.copy()
+    np.testing.assert_allclose(model._last_obs, env.normalize_obs(env.get_original_obs()))
+
+    model.offline = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(12, reset_num_timesteps=False)
+    np.testing.assert_array_equal(env.obs_rms.mean, mean)
+
+    model.save(tmp_path / "model.zip")
+    env.save(tmp_path / "vecnormalize.pkl")
+    fresh = VecNormalize(make_vec_env("Pendulum-v1", n_envs))
+    stored = VecNormalize.load(tmp_path / "vecnormalize.pkl", make_vec_env("Pendulum-v1", n_envs))
+    for again in (fresh, stored):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = PWM.load(tmp_path / "model.zip", env=again, device="cpu")
+        assert not again.training
+        loaded.learn(12, reset_num_timesteps=False)
+        np.testing.assert_array_equal(again.obs_rms.mean, mean)
+
+
+def test_trained_statistics_are_kept_and_frozen(dataset):
+    """As those of a vecnormalize.pkl, or of steps before the model was made."""
+    model = normalized(dataset, offline=True)
+    env = model.get_vec_normalize_env()
+    env.reset()
+    for _ in range(20):
+        env.step(np.zeros((1, 1)))
+    mean, var = env.obs_rms.mean.copy(), env.obs_rms.var.copy()
+    with pytest.warns(UserWarning, match="VecNormalize is frozen") as record:
+        model.learn(3)
+    assert len(record) == 1
+    np.testing.assert_array_equal(env.obs_rms.mean, mean)
+    by_hand = normalized(dataset, offline=True)
+    rms = by_hand.get_vec_normalize_env().obs_rms
+    rms.mean, rms.var = mean, var
+    by_hand.learn(3)
+    np.testing.assert_array_equal(rms.mean, mean)
+
+
+def test_a_head_start_of_data_sets_statistics_that_move_on(dataset):
+    model = normalized(dataset, learning_starts=0)
+    env = model.get_vec_normalize_env()
+    with pytest.warns(UserWarning, match="the statistics of the 300 observations") as record:
+        model.learn(10)
+    assert len(record) == 1
+    assert env.training
+    assert env.obs_rms.count == 311  # and one of the reset, and ten steps
+    assert_statistics(env.obs_rms, np.concatenate([model.replay_buffer.observations[:310, 0], env.get_original_obs()]))
+
+
+def test_normalization_of_some_entries_of_a_dictionary(tmp_path):
+    space = gymnasium.spaces.Dict(
+        near=gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32), far=gymnasium.spaces.Box(50.0, 90.0, (3,), np.float32)
+    )
+
+    def make_model(**kwargs):
+        env = VecNormalize(make_vec_env(lambda: RandomEnv(space), seed=0), norm_obs_keys=["far"])
+        sizes = dict(batch_size=8, replay_critic_horizon=4, buffer_size=100, device="cpu", policy_kwargs=TINY)
+        return PWM("MultiInputPolicy", env, **sizes, **kwargs)
+
+    make_model(learning_starts=60).learn(60).save_replay_buffer(tmp_path / "buffer.pkl")
+    model = make_model(offline=True)
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    model.learn(3)
+    env = model.get_vec_normalize_env()
+    assert set(env.obs_rms) == {"far"}
+    assert_statistics(env.obs_rms["far"], model.replay_buffer.observations["far"][:60])
+    assert not env.training
+
+
+def test_another_environment_gets_the_statistics(dataset):
+    """A new VecNormalize in set_env would make other observations of what the policy knows."""
+    model = normalized(dataset, offline=True).learn(3)
+    mean, other = model.get_vec_normalize_env().obs_rms.mean, VecNormalize(make_vec_env("Pendulum-v1"))
+    with pytest.warns(UserWarning, match="no observation yet: it was given the statistics of the one before"):
+        model.set_env(other)
+    model.offline = False
+    model.learn(10)
+    np.testing.assert_array_equal(other.obs_rms.mean, mean)
+    assert not other.training
+
+
+@pytest.mark.parametrize("storage", ["host", "device"])
+def test_rewards_are_those_of_the_environment(dataset, world_model, storage):
+    """A pretrained world model predicts rewards in the environment's units, and the replayed ones have the same."""
+    env = VecNormalize(make_vec_env("Pendulum-v1"), norm_obs=False)  # norm_reward=True is its default
+    model = PWM(
+        "MlpPolicy", env, world_model=world_model, dataset=dataset, offline=True, device="cpu", batch_size=64, seed=0,
+        replay_buffer_kwargs=dict(storage=storage), policy_kwargs=dict(NETWORKS),
+    )  # fmt: skip
+    rewards = model.replay_buffer.rewards[:300]
+    assert rewards.min() < -10.0  # clip_reward
+    model.learn(40)
+    assert model._sample(512, 1).rewards.min() < -10.0
+    assert env.training  # nothing of the observations is normalized
+    assert float(model.policy.reward_scale.value) == pytest.approx(np.sqrt((rewards**2).mean()), rel=0.2)
+    model.offline = False
+    model.learn(20)
+    assert model._sample(512, 1).rewards.min() < -10.0
+
+
 # --- Persistence ----------------------------------------------------------------------------------------------------
 
 
@@ -421,8 +557,16 @@ def test_missing_data_and_normalized_observations(world_model, tmp_path):
     with pytest.raises(ValueError, match=r"offline=True needs data of at least 16 steps.*: give dataset="):
         make("Pendulum-v1", world_model, None).learn(10)
     env = VecNormalize(make_vec_env("Pendulum-v1"))
-    with pytest.raises(ValueError, match="leave VecNormalize's norm_obs out"):
+    with pytest.raises(ValueError, match=r"leave VecNormalize out, or give it norm_obs=False"):
         PWM("MlpPolicy", env, world_model=world_model)
+    model = PWM("MlpPolicy", VecNormalize(env.venv, norm_obs=False), world_model=world_model)  # the advice
+    with pytest.raises(ValueError, match="leave VecNormalize out"):
+        model.set_env(env)
+    assert not model.get_vec_normalize_env().norm_obs
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="leave VecNormalize out"):
+        PWM.load(tmp_path / "model", env=env)
+    PWM.load(tmp_path / "model", env=env.venv)
     with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
         make("Pendulum-v1", tmp_path / "no.safetensors", None)
     with pytest.raises(ValueError, match=r"bc_coef .* must be a number of at least 0, got -1\.0"):

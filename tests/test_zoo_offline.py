@@ -1,5 +1,6 @@
 """Extraction from a pretrained world model through stock rl-zoo3: train, enjoy, tune."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 import yaml
 from test_offline import episodes
-from test_zoo import run_here, train
+from test_zoo import TINY, run_here, train
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 
@@ -87,10 +88,28 @@ class TestExtraction:
         folder, _ = extracted
         offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
         arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
-        with pytest.raises(
-            ValueError, match=r"leave VecNormalize's norm_obs out .with rl-zoo3: -params normalize:False"
-        ):
+        with pytest.raises(ValueError, match=r"leave VecNormalize out.* .with rl-zoo3: -params normalize:False"):
             run_here(train(*arguments), folder)
         run_here(train(*arguments, "normalize:False"), folder)
         model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
         assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)
+
+    def test_normalized_observations(self, extracted):
+        """With data alone, pwm.yml's normalization takes the statistics of the data, and enjoy and ``-i`` find them."""
+        folder, _ = extracted
+        small = ("dataset:'data'", "offline:True", "batch_size:8", *TINY)
+        arguments = ["--env", TASK, "-f", "data_alone", *SHORT, "-params", *small]
+        with pytest.warns(UserWarning, match="VecNormalize is frozen"):
+            run_here(train(*arguments, "-n", "20", "--eval-freq", "10", "--eval-episodes", "1"), folder)
+        results = folder / "data_alone/pwm" / f"{TASK}_1"
+        statistics = pickle.loads((results / TASK / "vecnormalize.pkl").read_bytes())
+        data = OfflineDataset.load(folder / "data").task_data("cheetah-run")
+        observations = np.concatenate([data.episode(number).observations[:-1] for number in range(5)])
+        np.testing.assert_allclose(statistics.obs_rms.mean, observations.mean(0), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(statistics.obs_rms.var, observations.var(0), rtol=1e-3)
+        assert not statistics.training
+        # Online learning from there
+        online = [part.replace("offline:True", "offline:False") for part in arguments]
+        run_here(train(*online, "-n", "20", "--eval-freq", "-1", "-i", results / f"{TASK}.zip"), folder)
+        later = pickle.loads((folder / "data_alone/pwm" / f"{TASK}_2" / TASK / "vecnormalize.pkl").read_bytes())
+        np.testing.assert_array_equal(later.obs_rms.mean, statistics.obs_rms.mean)

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
+from copy import deepcopy
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -16,7 +17,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import (
     GymEnv,
@@ -26,11 +26,12 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_pwm.common.checks import check_finite, reject_unknown_keywords
 from sb3_pwm.common.files import atomic_write, with_suffix
 from sb3_pwm.common.metrics import Metrics
+from sb3_pwm.common.normalization import check_normalization, is_unused, statistics_of
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.vec_env import OverlappedVecEnv
 from sb3_pwm.common.version import (
@@ -250,9 +251,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         :param include: Names of attributes to keep that are otherwise left out.
         """
         self.sb3_pwm_version = __version__  # a loaded model may have been saved by another
-        if self._vec_normalize_env is not None:
-            attributes = vars(self._vec_normalize_env)
-            self._normalization = {name: attributes[name] for name in ("obs_rms", "ret_rms") if name in attributes}
+        self._keep_normalization()
         if not isinstance(path, str | Path):
             super().save(path, exclude, include)
             return
@@ -302,19 +301,39 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
             if "found in the saved file" not in str(error):
                 raise
             raise ValueError(f"{path} is cut short, or not a saved model at all: {error}.") from error
-        model._restore_normalization()
+        model._restore_normalization("the saved model")
         return model
 
-    def _restore_normalization(self) -> None:
-        """Give a new VecNormalize the statistics of the saved model: rl-zoo3's checkpoints hold no others."""
-        normalize, saved = self._vec_normalize_env, self._normalization
-        if normalize is None or not saved or normalize.ret_rms.count >= 1.0:
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment as SB3 does.
+
+        :param env: The environment. A ``VecNormalize`` that has seen no observation yet gets the statistics of the one
+            before.
+        :param force_reset: Whether the environment is reset before learning goes on.
+        """
+        self._keep_normalization()
+        super().set_env(env, force_reset)
+        self._restore_normalization("the one before")
+
+    def _keep_normalization(self) -> None:
+        """Keep the statistics of ``VecNormalize`` in the model."""
+        if self._vec_normalize_env is not None:
+            self._normalization = statistics_of(self._vec_normalize_env)
+
+    def _restore_normalization(self, owner: str) -> None:
+        """
+        Give a new VecNormalize the statistics that the model keeps: rl-zoo3's checkpoints hold no others.
+
+        :param owner: Noun phrase for what has these statistics, for the message.
+        """
+        normalize, kept = self._vec_normalize_env, deepcopy(self._normalization)
+        if normalize is None or not kept or not is_unused(statistics_of(normalize), self.n_envs):
             return
-        current, kept = vars(normalize).get("obs_rms"), saved.get("obs_rms")
-        if isinstance(current, dict) and isinstance(kept, dict) and current.keys() != kept.keys():
-            return  # other entries of a Dict are normalized now
-        vars(normalize).update(saved)
-        warnings.warn("VecNormalize has seen no observation yet: it was given the statistics of the saved model.")
+        if is_unused(kept, self.n_envs) or not _are_of_the_same(kept, statistics_of(normalize)):
+            return
+        vars(normalize).update(kept)
+        warnings.warn(f"VecNormalize has seen no observation yet: it was given the statistics of {owner}.")
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
@@ -413,24 +432,12 @@ class DeferredUpdates:
         """Number of updates and size of their batches; None if no updates wait"""
 
 
-def check_normalization(env: VecEnv) -> None:
-    """
-    Check that the replay buffer and the policy see observations of the same shape.
-
-    :param env: Environments, as a model steps them.
-    :raises ValueError: If they are wrapped further around their ``VecNormalize``. The replay buffer keeps observations
-        as they come to ``VecNormalize``, which then have other shapes than what the policy sees.
-    """
-    normalize = unwrap_vec_normalize(env)
-    if normalize is None:
-        return
-    seen, kept = get_obs_shape(env.observation_space), get_obs_shape(normalize.observation_space)
-    if seen != kept:
-        raise ValueError(
-            f"The replay buffer keeps observations as they come to VecNormalize, here of shape {kept}, and the policy "
-            f"sees {seen}: put VecNormalize outermost, as in VecNormalize(VecTransposeImage(env)) for images whose "
-            "channels come last, or VecNormalize(VecFrameStack(env, 4))."
-        )
+def _are_of_the_same(kept: dict[str, Any], current: dict[str, Any]) -> bool:
+    """:return: Whether kept statistics are of the observations or ``Dict`` entries that are normalized now."""
+    theirs, ours = kept.get("obs_rms"), current.get("obs_rms")
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return theirs.keys() == ours.keys()
+    return (theirs is None) == (ours is None)
 
 
 def _read_file_format(path: str | Path | BufferedIOBase) -> int:

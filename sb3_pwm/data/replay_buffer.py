@@ -417,13 +417,16 @@ class SequenceReplayBuffer(ReplayBuffer):
         if not self.allocated:
             raise ValueError("The replay buffer is empty: add transitions before sampling.")
         batch = self.sample_sequences(batch_size, 1, env)
+        rewards = batch.rewards[0].unsqueeze(-1)
+        if env is not None and env.norm_reward:
+            rewards = self.to_torch(env.normalize_reward(rewards.cpu().numpy()))
         samples = DictReplayBufferSamples if isinstance(self.obs_shape, dict) else ReplayBufferSamples
         return samples(
             observations=map_observations(lambda values: values[0], batch.observations),
             actions=batch.actions[0],
             next_observations=map_observations(lambda values: values[1], batch.observations),
             dones=batch.terminations[0].unsqueeze(-1),
-            rewards=batch.rewards[0].unsqueeze(-1),
+            rewards=rewards,
         )
 
     def sampled_rows(self) -> tuple[int, int]:
@@ -434,6 +437,10 @@ class SequenceReplayBuffer(ReplayBuffer):
             return self.pos, self.buffer_size
         # The next observation of the newest step has overwritten the observation of the oldest step.
         return self.pos + 1, self.buffer_size - 1
+
+    def stored_observations(self) -> Any:
+        """:return: Observations ``(rows, n_envs, *)`` of the stored steps, or a dictionary of such arrays."""
+        return map_observations(lambda array: array[: self.size()], self.observations)
 
     def can_sample(self, horizon: int) -> bool:
         """
@@ -449,11 +456,12 @@ class SequenceReplayBuffer(ReplayBuffer):
         Sample sequences of consecutive steps. Each sequence is from one environment.
 
         All steps with at least ``horizon - 1`` steps after them are equally likely to be the first of a sequence. The
-        mask is zero after the end of the first episode in a sequence.
+        mask is zero after the end of the first episode in a sequence. Rewards are always those of the environment: a
+        world model that was trained on other data predicts no others, and PWM scales rewards itself.
 
         :param batch_size: Number of sequences, B.
         :param horizon: Number of steps in a sequence, H.
-        :param env: ``VecNormalize`` whose statistics normalize observations and rewards, if any.
+        :param env: ``VecNormalize`` whose statistics normalize observations, if any.
         :return: The sequences, on the device of the buffer.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
@@ -479,14 +487,13 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         :param steps: Rows of the steps, ``(H, B)``.
         :param envs: Environments of the sequences, ``(B,)``.
-        :param env: ``VecNormalize`` whose statistics normalize observations and rewards, if any.
+        :param env: ``VecNormalize`` whose statistics normalize observations, if any.
         :return: Observations ``(H + 1, B, *)``, and actions, rewards, dones and timeouts ``(H, B, *)``.
         """
         first = map_observations(lambda array: array[steps[:1], envs], self.observations)
         after = self.next_observations_of(steps, np.broadcast_to(envs, steps.shape))
         observations = map_observations(lambda *parts: np.concatenate(parts), first, after)
-        rewards = self._normalize_reward(self.rewards[steps, envs], env)
-        arrays = (self.actions[steps, envs], rewards, self.dones[steps, envs], self.timeouts[steps, envs])
+        arrays = (array[steps, envs] for array in (self.actions, self.rewards, self.dones, self.timeouts))
         normalized = self._normalize_obs(observations, env)
         return map_observations(self._from_host, normalized), *(self._from_host(array) for array in arrays)
 
@@ -529,9 +536,6 @@ class SequenceReplayBuffer(ReplayBuffer):
             assert isinstance(env.obs_rms, RunningMeanStd)
             mean, var = (self._send(value.astype(np.float32)) for value in (env.obs_rms.mean, env.obs_rms.var))
             observations = ((observations - mean) / th.sqrt(var + env.epsilon)).clamp(-env.clip_obs, env.clip_obs)
-        if env is not None and env.norm_reward:
-            scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
-            rewards = (rewards / scale).clamp(-env.clip_reward, env.clip_reward)
         return observations, actions, rewards, dones, timeouts
 
     def _send(self, values: np.ndarray) -> th.Tensor:

@@ -246,8 +246,8 @@ def check_pretrained(policy: PWMPolicy, vec_normalize: VecNormalize | None) -> N
         )
     if vec_normalize is not None and vec_normalize.norm_obs:
         raise ValueError(
-            "The world model was trained on observations as they are: leave VecNormalize's norm_obs out "
-            "(with rl-zoo3: -params normalize:False)."
+            "The world model was trained on observations as they are: leave VecNormalize out, or give it "
+            "norm_obs=False (with rl-zoo3: -params normalize:False)."
         )
 
 

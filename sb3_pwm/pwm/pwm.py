@@ -15,7 +15,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update, update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_pwm.common.layers import EnsembleMLP, frozen
 from sb3_pwm.common.memory import explain_out_of_memory
@@ -73,6 +73,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     With a pretrained world model and offline data (``world_model``, ``dataset``, ``offline=True``) a timestep of
     :meth:`learn` is an update in the world model, and no environment is stepped but for evaluation (PWM section 4.2).
     Set ``offline`` to False afterwards, and the same object goes on in the environment.
+
+    With SB3's ``VecNormalize`` the networks see normalized observations. Rewards are replayed in the environment's
+    units, whatever ``norm_reward`` is: PWM divides them by a running scale of its own. A ``VecNormalize`` that has
+    hardly seen an observation gets the statistics of the replay buffer's, if any, when :meth:`learn` begins. Offline
+    learning freezes it (``training=False``), also for online learning afterwards and after loading.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for ``Dict`` observations, or a
         subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
@@ -282,8 +287,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         size = self.policy_kwargs.get("world_model", DEFAULT_SIZE)
         with explain_out_of_memory(f"a world model of {size}", "Choose a smaller world_model."):
             super()._setup_model()
-        if pretrained is not None:
+        if self.pretrained:  # a loaded model too, whose environment may be a new one
             arguments.check_pretrained(self.policy, self._vec_normalize_env)
+        if pretrained is not None:
             self.policy.world_model.load_state_dict(pretrained.state_dict())
         self.critic_lr_schedule = arguments.as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = arguments.as_schedule(
@@ -522,6 +528,17 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         if dataset is not None:
             model.add_dataset(dataset)
         return model
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment, see :meth:`RobustOffPolicyAlgorithm.set_env`.
+
+        :raises ValueError: If the world model was pretrained, and would see normalized observations.
+        """
+        env = self._wrap_env(env, self.verbose)
+        if self.pretrained:
+            arguments.check_pretrained(self.policy, unwrap_vec_normalize(env))
+        super().set_env(env, force_reset)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_functions", "_given"]

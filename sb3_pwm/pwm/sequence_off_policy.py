@@ -1,5 +1,6 @@
 """An off-policy algorithm that replays sequences and can learn from data alone."""
 
+import warnings
 from typing import Any, TypeVar
 
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -7,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pwm.common.normalization import FEW_RESETS, fit_observations, n_observations, statistics_of
 from sb3_pwm.common.off_policy_algorithm import RobustOffPolicyAlgorithm
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
@@ -111,11 +113,41 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         return buffer.can_sample(self._longest_sequence) and buffer.size() * self.n_envs >= self.learning_starts
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        self._prepare_normalization()  # before environments are reset, which normalizes their first observations
         # SB3 resets the environments if one of these holds: what comes next does not follow from what is stored.
         resets = kwargs.get("reset_num_timesteps", args[1] if len(args) > 1 else True) or self._last_obs is None
         if resets and self.replay_buffer is not None:
             self.replay_buffer.truncate_episodes()
         return super()._setup_learn(total_timesteps, *args, **kwargs)
+
+    def _prepare_normalization(self) -> None:
+        """Give a new ``VecNormalize`` the statistics of the data, and freeze it if the model learns from data alone."""
+        normalize, buffer = self._vec_normalize_env, self.replay_buffer
+        if normalize is None or not normalize.norm_obs or buffer is None:
+            return
+        statistics, n_stored = statistics_of(normalize), buffer.size() * self.n_envs
+        if n_observations(statistics) < min(FEW_RESETS * self.n_envs + 1, n_stored):
+            fit_observations(normalize, buffer.stored_observations())
+            self._last_obs = None  # it was normalized otherwise: SB3 resets the environments
+            warnings.warn(
+                f"VecNormalize has seen hardly any observation: it was given the statistics of the {n_stored} "
+                "observations in the replay buffer."
+            )
+        self._freeze_normalization()
+
+    def _freeze_normalization(self) -> None:
+        """Keep the statistics of observations as they are, if the policy has learned offline with them."""
+        normalize = self._vec_normalize_env
+        if self.learned_offline and normalize is not None and normalize.norm_obs and normalize.training:
+            normalize.training = False
+            warnings.warn(
+                "VecNormalize is frozen (training=False): a policy that was learned offline knows observations as "
+                "its statistics normalize them now, and would see others if they moved."
+            )
+
+    def _restore_normalization(self, owner: str) -> None:
+        super()._restore_normalization(owner)
+        self._freeze_normalization()
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
         """Collect transitions as SB3 does. With ``offline``, tell callbacks of a timestep that stands for an update."""
