@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 # Before torch is imported. Tests, and the processes that they start, run on small shared machines.
@@ -19,6 +20,16 @@ th.set_num_threads(1)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Seed each test: it draws the same random numbers alone, in the whole suite and on every worker."""
     set_random_seed(0)
+
+
+@pytest.fixture
+def minari_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that Minari reads and writes."""
+    pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
+    folder = tmp_path / "minari"
+    folder.mkdir()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,18 +1,25 @@
 """Offline data sets: sampling, storage, sources, and bad data."""
 
+import json
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from minari_sets import steps, write
+from random_env import TINY, RandomEnv
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_pwm import OfflineDataset
+from sb3_pwm import PWM, OfflineDataset
+from sb3_pwm.data.readers.minari import read_metadata
+from sb3_pwm.data.readers.minari_tasks import task_names
 from sb3_pwm.data.types import Episode, SourceEpisode
 
 
@@ -257,12 +264,12 @@ def test_from_arrays_without_next_observations():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(observations=np.zeros(13)), r"observations must have the shape \(steps, size\), got \(13,\)"),
-        (dict(rewards=np.zeros((13, 1))), r"rewards must have the shape \(steps,\), got \(13, 1\)"),
+        (dict(observations=np.zeros((13, 2, 2))), r"observations must have the shape .*, got \(13, 2, 2\)"),
+        (dict(rewards=np.zeros((13, 2))), r"rewards must have the shape \(steps,\), got \(13, 2\)"),
         (dict(actions=np.zeros((12, 1))), "actions has 12 rows, observations has 13: give one per step"),
         (dict(truncations=np.zeros(14)), "truncations has 14 rows, observations has 13"),
         (dict(truncations=np.arange(13)), "truncations must hold True and False, or 1 and 0"),
-        (dict(actions=np.full((13, 1), -2.0)), r"actions must lie in \[-1, 1\], got 2: scale them"),
+        (dict(actions=np.full((13, 1), -2.0)), r"steps 0 to 4 must lie in \[-1, 1\], got 2 at step 0: scale"),
         (dict(next_observations=np.zeros((13, 3))), r"next_observations has the shape \(13, 3\), observations has"),
         (dict(next_observations=None), "Step 5 terminates an episode.*: give next_observations"),
         (dict(truncations=np.zeros(13)), "The next observation of step 4 is not the observation of step 5"),
@@ -312,32 +319,179 @@ def test_from_minari(tmp_path, monkeypatch):
         OfflineDataset.from_minari("mt30/nothing-v0")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:minari")  # it would like an author and a link
-def test_minari_actions_are_scaled_and_terminations_kept(tmp_path, monkeypatch):
+def test_minari_actions_are_scaled_and_terminations_kept(minari_folder):
     """A data set of another program: another action range, another name."""
-    minari = pytest.importorskip("minari", reason="needs Minari: pip install 'sb3-pwm[minari]'")
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    buffers = [
-        EpisodeBuffer(
-            id=0,
-            observations=np.arange(9.0).reshape(3, 3),
-            actions=np.array([[-2.0], [1.0]]),
-            rewards=np.array([1.0, 2.0]),
-            terminations=np.array([False, True]),
-            truncations=np.array([False, False]),
-        )
-    ]
-    minari.create_dataset_from_buffers(
-        "others/pendulum-v0",
-        buffers,
-        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64),
-        action_space=gymnasium.spaces.Box(-2.0, 2.0, (1,)),
-    )
+    space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
+    write("others/pendulum-v0", steps(2, [[-2.0], [1.0]], terminations=(1,)), action_space=space)
     episode = OfflineDataset.from_minari("others/pendulum-v0").task_data("pendulum").episode(0)
     assert episode.actions.tolist() == [[-1.0], [0.5]]
     assert episode.terminated is True
+
+
+def test_minari_actions_with_equal_bounds(minari_folder):
+    """There is nothing to choose, and the scaled action is zero."""
+    space = gymnasium.spaces.Box(np.array([-2.0, 0.5, 0.0]), np.array([2.0, 0.5, 3e38]), dtype=np.float64)
+    write("a-v0", steps(2, [[1.0, 0.5, 1.5e38], [2.0, 0.5, 0.0]]), action_space=space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        episode = OfflineDataset.from_minari("a-v0").data[0].episode(0)
+    np.testing.assert_allclose(episode.actions, [[0.5, 0.0, 0.0], [1.0, 0.0, -1.0]])
+    write("b-v0", steps(1, [[1.0, np.nan, 0.0]]), action_space=space)
+    with pytest.raises(ValueError, match=r"actions of episode 0 of .*b-v0 are NaN or infinite at step 0"):
+        OfflineDataset.from_minari("b-v0")
+
+
+def test_minari_actions_outside_their_bounds_are_clipped(minari_folder):
+    space = gymnasium.spaces.Box(-2.0, np.array([4.0, -2.0], np.float32))
+    actions = [[4.5, -2.0], [1.0, -1.75], [-2.0 - 1e-6, -2.0], [-2.0, -2.0]]
+    write("a-v0", steps(4, actions), steps(1, [[-3.0, -3.0]]), action_space=space)
+    with pytest.warns(UserWarning, match="actions of .*a-v0 lie outside") as warned:
+        data = OfflineDataset.from_minari("a-v0").data[0]
+    assert len(warned) == 1
+    assert "3 of 5 actions" in str(warned[0].message)
+    assert "by up to 1: they were clipped" in str(warned[0].message)
+    np.testing.assert_allclose(data.episode(0).actions, [[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]], atol=1e-7)
+    assert data.episode(1).actions.tolist() == [[-1.0, 0.0]]
+    write("b-v0", steps(1, [[np.inf, -2.0]]), action_space=space)
+    with pytest.raises(ValueError, match=r"actions of episode 0 of .*b-v0 are NaN or infinite"):
+        OfflineDataset.from_minari("b-v0")
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "message"),
+    [
+        (gymnasium.spaces.Discrete(2), [0, 1, 1], r"of Discrete\(2\), but PWM learns continuous"),
+        (gymnasium.spaces.MultiBinary(1), np.ones((3, 1), np.int8), r"of MultiBinary\(1\), but PWM"),
+        (gymnasium.spaces.Box(-1.0, np.inf, (1,)), np.ones((3, 1)), r"without bounds.*OfflineDataset\.from_arrays"),
+    ],
+)
+def test_minari_actions_that_cannot_be_scaled_are_refused(minari_folder, space, actions, message):
+    write("a-v0", steps(3, actions), action_space=space)
+    with pytest.raises(ValueError, match=f"a-v0 has actions {message}"):
+        OfflineDataset.from_minari("a-v0")
+
+
+def test_minari_tasks_have_different_names(minari_folder):
+    pick = write("pick/human-v0"), write("pick/human-v1"), write("D4RL/pick/expert-v0")
+    # Short names where they are clear; versions are one task, and levels are not if no environment says so.
+    assert OfflineDataset.from_minari(pick).tasks == ("human", "expert")
+    place = write("place/human-v0"), write("D4RL/place/expert-v0"), write("other/place/expert-v0")
+    assert OfflineDataset.from_minari([pick[0], place[0]]).tasks == ("pick/human", "place/human")
+    assert OfflineDataset.from_minari([place[0], pick[0], pick[1]]).tasks == ("place/human", "pick/human")
+    assert OfflineDataset.from_minari([pick[2], *place[1:]]).tasks == (
+        "pick/expert",
+        "D4RL/place/expert",
+        "other/place/expert",
+    )
+    # A name that another program has stored is kept.
+    named = write("some/set-v0", task="human")
+    assert OfflineDataset.from_minari([named, pick[0]]).tasks == ("human", "pick/human")
+
+
+def test_minari_environments_and_their_arguments_are_tasks(minari_folder):
+    space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
+
+    def written(name, **kwargs):
+        return write(name, action_space=space, env=("Pendulum-v1", kwargs))
+
+    earth, pictures = written("pen/human-v0"), written("pen/expert-v0", render_mode="rgb_array")
+    moon, mars = written("moon/human-v0", g=1.6), written("mars/human-v0", g=3.7)
+    also_moon = written("moon/expert-v0", g=1.6)
+    # The environment says that the levels are one task. How its pictures are drawn makes no other task.
+    assert OfflineDataset.from_minari([earth, pictures]).tasks == ("pendulum-v1",)
+    assert OfflineDataset.from_minari(moon).tasks == ("pendulum-v1",)
+    data = OfflineDataset.from_minari([earth, moon, mars, also_moon])
+    assert data.tasks == ("pendulum-v1", "pendulum-v1(g=1.6)", "pendulum-v1(g=3.7)")
+    assert [len(task.lengths) for task in data.data] == [1, 2, 1]
+
+
+def test_minari_environments_with_long_arguments(minari_folder):
+    space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
+    mazes = [write(f"maze/{name}-v0", action_space=space, task=None) for name in ("small", "large")]
+    for name, dataset_id in zip(("small", "large"), mazes, strict=True):
+        file = minari_folder / dataset_id / "data" / "metadata.json"
+        spec = json.dumps({"id": "Maze-v0", "kwargs": {"maze_map": [[name] * 9] * 9}})
+        file.write_text(json.dumps({**json.loads(file.read_text()), "env_spec": spec}))
+    names = task_names([read_metadata(minari_folder / dataset_id) for dataset_id in mazes])
+    assert names == ["maze-v0(maze/small)", "maze-v0(maze/large)"]
+
+
+DICT = gymnasium.spaces.Dict(  # keywords keep their order, which is not that of the alphabet
+    position=gymnasium.spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+    goal=gymnasium.spaces.Dict(
+        {"seen": gymnasium.spaces.MultiBinary(2), "place": gymnasium.spaces.Discrete(3, start=1)}
+    ),
+    mode=gymnasium.spaces.MultiDiscrete([2, 3]),
+)
+
+
+def dictionaries(n):
+    """Observations of ``DICT``: as an array each, and flattened one by one."""
+    DICT.seed(0)
+    each = [DICT.sample() for _ in range(n)]
+    stacked = dict(
+        position=np.stack([one["position"] for one in each]),
+        goal={key: np.stack([one["goal"][key] for one in each]) for key in ("seen", "place")},
+        mode=np.stack([one["mode"] for one in each]),
+    )
+    return stacked, np.stack([gymnasium.spaces.flatten(DICT, one) for one in each]).astype(np.float32)
+
+
+def test_minari_dictionaries_are_flattened_as_the_wrapper_does(minari_folder):
+    observations, expected = dictionaries(4)
+    write("a-v0", steps(3, observations=observations), observation_space=DICT)
+    data = OfflineDataset.from_minari("a-v0")
+    np.testing.assert_array_equal(data.data[0].episode(0).observations, expected)
+    env = gymnasium.wrappers.FlattenObservation(RandomEnv(DICT, gymnasium.spaces.Box(-1.0, 1.0, (1,))))
+    model = PWM("MlpPolicy", env, policy_kwargs=TINY, buffer_size=20)
+    model.add_dataset(data)
+    np.testing.assert_array_equal(model.replay_buffer.observations[:3, 0], expected[:3])
+
+
+def test_replay_buffers_of_dictionaries_are_flattened():
+    space = gymnasium.spaces.Dict(b=gymnasium.spaces.Box(-1, 1, (2,)), a=gymnasium.spaces.Discrete(3))
+    buffer = DictReplayBuffer(10, space, gymnasium.spaces.Box(-2.0, 2.0, (1,)), device="cpu")
+    flat = []
+    for step in range(4):
+        observations = [{"b": np.full((1, 2), each / 10), "a": np.array([each % 3])} for each in (step, step + 1)]
+        buffer.add(*observations, np.full((1, 1), 0.5), np.zeros(1), np.array([step == 3]), [{}])
+        flat.append(gymnasium.spaces.flatten(space, {"b": np.full(2, step / 10), "a": step % 3}))
+    episode = OfflineDataset.from_replay_buffer(buffer).data[0].episode(0)
+    np.testing.assert_allclose(episode.observations[:4], flat)
+
+
+def test_minari_images_are_refused(minari_folder):
+    pixels = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    write("a-v0", steps(3, observations=images), observation_space=pixels)
+    with pytest.raises(ValueError, match=r"a-v0 has images of \(8, 8, 3\).*FilterObservation"):
+        OfflineDataset.from_minari("a-v0")
+    space = gymnasium.spaces.Dict(image=pixels, vector=gymnasium.spaces.Box(-1, 1, (2,)))
+    write("b-v0", steps(3, observations={"image": images, "vector": np.ones((4, 2))}), observation_space=space)
+    with pytest.raises(ValueError, match="b-v0 has images of"):
+        OfflineDataset.from_minari("b-v0")
+    # The remedy
+    kept = gymnasium.wrappers.FilterObservation(RandomEnv(space), ["vector"])
+    write("c-v0", steps(3, observations={"vector": np.ones((4, 2))}), observation_space=kept.observation_space)
+    assert OfflineDataset.from_minari("c-v0").observation_dim == 2
+
+
+def test_minari_data_sets_that_are_not_there_are_named_with_the_command(minari_folder):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder D4RL/pen/human-v2.*`minari download D4RL/pen/h"):
+        OfflineDataset.from_minari("D4RL/pen/human-v2")
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere\.$"):
+        OfflineDataset.from_minari(minari_folder / "nowhere")
+
+
+def test_minari_episodes_end_where_they_terminate(minari_folder):
+    write("a-v0", steps(6, terminations=(1,), truncations=(3, 5)), steps(2, terminations=(1,), truncations=(1,)))
+    data = OfflineDataset.from_minari("a-v0").data[0]
+    assert data.lengths.tolist() == [2, 2, 2, 2]
+    # A step with both flags is a termination.
+    assert data.terminated.tolist() == [True, False, False, True]
+    assert data.episode(0).observations[:, 0].tolist() == [0.0, 2.0, 4.0]
+    assert data.episode(1).observations[:, 0].tolist() == [4.0, 6.0, 8.0]
+    assert data.episode(1).rewards.tolist() == [2.0, 3.0]
 
 
 def test_from_replay_buffer(tmp_path):
@@ -356,6 +510,66 @@ def test_from_replay_buffer(tmp_path):
         assert data.episode(1).observations[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
     with pytest.raises(ValueError, match="the replay buffer holds 0 steps and no complete episode"):
         OfflineDataset.from_replay_buffer(ReplayBuffer(5, env.observation_space, env.action_space))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Discrete(2),
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+        gymnasium.spaces.MultiBinary(2),
+        gymnasium.spaces.Box(-np.inf, np.inf, (1,)),
+        gymnasium.spaces.Box(0.0, np.inf, (1,)),
+    ],
+)
+def test_replay_buffers_of_other_actions_are_refused(space, tmp_path):
+    buffer = ReplayBuffer(10, gymnasium.spaces.Box(-1, 1, (3,)), space, device="cpu")
+    for step in range(4):
+        row = np.full((1, 3), step / 10), np.full((1, 3), (step + 1) / 10)
+        buffer.add(*row, space.sample(), np.zeros(1), np.array([step == 3]), [{}])
+    save_to_pkl(tmp_path / "buffer.pkl", buffer)
+    message = "without bounds.*from_arrays" if isinstance(space, gymnasium.spaces.Box) else "PWM learns continuous"
+    for source, name in ((buffer, "the replay buffer"), (tmp_path / "buffer.pkl", "buffer.pkl")):
+        with pytest.raises(ValueError, match=f"{name} has actions .*{message}"):
+            OfflineDataset.from_replay_buffer(source)
+
+
+def test_the_buffer_of_a_dqn_is_refused():
+    dqn = DQN("MlpPolicy", "CartPole-v1", buffer_size=300, learning_starts=1_000, device="cpu").learn(250)
+    with pytest.raises(ValueError, match=r"the replay buffer has actions of Discrete\(2\), but PWM learns continuous"):
+        OfflineDataset.from_replay_buffer(dqn.replay_buffer)
+
+
+def test_unscaled_actions_of_a_replay_buffer_are_refused():
+    """SB3 stores scaled actions. A buffer that another program has filled may hold those of the environment."""
+    buffer = ReplayBuffer(10, gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(-2, 2, (1,)), device="cpu")
+    for step, action in enumerate((0.5, 1.0 + 1e-5, 1.8)):
+        row = np.full((1, 1), step / 10), np.full((1, 1), (step + 1) / 10)
+        buffer.add(*row, np.full((1, 1), action), np.zeros(1), np.array([True]), [{}])
+    with pytest.raises(ValueError, match=r"episode 2 of the replay buffer must lie in \[-1, 1\], got 1\.8 at step 0"):
+        OfflineDataset.from_replay_buffer(buffer)
+    buffer.actions /= 2  # the remedy
+    actions = np.concatenate([task.actions for task in OfflineDataset.from_replay_buffer(buffer).data])
+    np.testing.assert_allclose(actions[[0, 2, 4], 0], [0.25, 0.5, 0.9], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, NStepReplayBuffer])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_replay_buffers_of_several_environments_and_other_types(kind, dtype):
+    """The rewards are those of one step, whatever the buffer samples."""
+    spaces = gymnasium.spaces.Box(-9, 9, (1,), dtype), gymnasium.spaces.Box(-2, 2, (1,), dtype)
+    buffer = kind(40, *spaces, device="cpu", n_envs=2)
+    for step in range(12):
+        observation = np.array([[step / 7], [-step / 7]])
+        after = np.array([[(step + 1) / 7], [-(step + 1) / 7]])
+        infos = [{}, {"TimeLimit.truncated": step == 8}]
+        done = np.array([step == 4, step == 8])
+        buffer.add(observation, after, np.array([[0.1], [-0.2]]), np.array([step, 2.0 * step]), done, infos)
+    data = OfflineDataset.from_replay_buffer(buffer).data[0]
+    assert (data.lengths.tolist(), data.terminated.tolist()) == ([5, 9], [True, False])
+    np.testing.assert_allclose(data.episode(1).observations[:, 0], -np.arange(10) / 7, rtol=1e-6)
+    np.testing.assert_allclose(data.episode(1).rewards, 2.0 * np.arange(9))
+    assert data.observations.dtype == data.actions.dtype == np.float32
 
 
 def td_file(path, content, monkeypatch, module="tensordict._td"):
@@ -481,8 +695,58 @@ def test_bad_episodes_are_named():
         make(("walk", numbered(0)))
     with pytest.raises(ValueError, match="one observation more"):
         make(("walk", good._replace(observations=good.observations[:-1])))
+    with pytest.raises(ValueError, match="from_episodes takes SourceEpisode"):
+        OfflineDataset.from_episodes([good])
     for name, at in (("observations", 4), ("actions", 2), ("rewards", 0)):
         values = getattr(good, name).copy()
         values[at] = np.inf
         with pytest.raises(ValueError, match=f"The {name} of episode 0 are NaN or infinite at step {at}"):
             make(("walk", good._replace(**{name: values})))
+
+
+def test_episodes_are_converted():
+    """Lists, other types, one number per step, and actions that rounding has moved beyond the bounds."""
+    expected = Episode(
+        np.array([[0.0], [1.0], [2.0]], np.float32),
+        np.array([[1.0], [-1.0]], np.float32),
+        np.array([3.0, 4.0], np.float32),
+        True,
+    )
+    for episode in (
+        Episode([0, 1, 2], [1, -1], [3, 4], True),
+        Episode([[0], [1], [2]], [[1], [-1]], [[3], [4]], np.bool_(True)),
+        Episode(np.arange(3.0), np.array([1.00005, -1.00005]), np.array([3, 4], np.int8), np.array(1.0)),
+        Episode([[0.0], [1.0], [2.0]], (1, -1), th.tensor([3.0, 4.0]), 1),
+    ):
+        data = make(("walk", episode)).data[0]
+        assert_episodes_are(data, [expected])
+        assert data.observations.dtype == data.actions.dtype == data.rewards.dtype == np.float32
+        assert data.episode(0).terminated is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(observations=np.zeros((5, 8, 8, 3))),
+            r"observations of episode 0 must have the shape .*, got \(5, 8, 8, 3",
+        ),
+        (
+            dict(observations=[[0, 0], [1], [2, 2], [3, 3], [4, 4]]),
+            "observations of episode 0 .* the same number of val",
+        ),
+        (dict(observations=np.full((5, 2), 1e300)), "observations of episode 0 are NaN or infinite at step 0"),
+        (dict(actions=np.zeros((4, 0))), r"actions of episode 0 must have the shape .*, got \(4, 0\)"),
+        (dict(actions=[None] * 4), "actions of episode 0 must be numbers, got values of the type object"),
+        (
+            dict(actions=np.full((4, 1), 2.0)),
+            r"actions of episode 0 must lie in \[-1, 1\], got 2 at step 0: scale them",
+        ),
+        (dict(rewards=1.0), r"rewards of episode 0 must have the shape \(steps,\), got \(\)"),
+        (dict(rewards=np.zeros((4, 2))), r"rewards of episode 0 must have the shape \(steps,\), got \(4, 2\)"),
+        (dict(terminated=np.zeros(4, bool)), r"terminated of episode 0 must be True or False.*another episode"),
+    ],
+)
+def test_episodes_that_cannot_be_converted_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(("walk", numbered(4)._replace(**changes)))

@@ -443,9 +443,9 @@ def test_loading_with_data(saved):
     assert model.learn(5).n_updates == 5 + PWM.load(saved / "model").n_updates
 
 
-def test_data_of_a_dictionary_is_refused(tmp_path):
+def test_data_of_a_dictionary_with_images_is_refused(tmp_path):
     model = PWM("MultiInputPolicy", RandomEnv(KINDS["MultiInputPolicy"]), **SMALL).learn(30)
-    with pytest.raises(ValueError, match="holds a replay buffer of Dict observations, but data sets need flat"):
+    with pytest.raises(ValueError, match=r"the replay buffer has images of \(2, 36, 36\), and data sets hold rows"):
         OfflineDataset.from_replay_buffer(model.replay_buffer, "random")
     data = OfflineDataset.from_replay_buffer(PWM("MlpPolicy", RandomEnv(), **SMALL).learn(30).replay_buffer, "random")
     with pytest.raises(ValueError, match=r"Data sets hold flat observations.*image, vector.*FlattenObservation"):

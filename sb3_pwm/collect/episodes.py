@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.collect.policies import Policy
+from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer_episodes
-from sb3_pwm.data.types import check_episode
 from sb3_pwm.tasks import env_id
 
 
@@ -103,8 +103,7 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
         )
     episodes = []
     for _, episode, where in replay_buffer_episodes(buffer, task, str(file)):
-        check_episode(episode, where)
-        observations, actions, rewards, terminated = episode
+        observations, actions, rewards, terminated = clean_episode(episode, where)
         end = np.arange(len(rewards)) == len(rewards) - 1
         episodes.append(CollectedEpisode(observations, actions, rewards, end & terminated, end & (not terminated)))
     return episodes

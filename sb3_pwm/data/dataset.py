@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pwm.common.checks import check_choice, check_distinct, check_name, check_number
+from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
 from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
 from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
 from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage
-from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData, check_episode
+from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData
 
 BALANCES = ("size", "task")
 """Valid values of ``balance``, see :meth:`OfflineDataset.sample`"""
@@ -221,18 +222,24 @@ class OfflineDataset:
         """
         Make a data set of episodes.
 
-        :param episodes: Episodes of one or many tasks, in any order. They are read one at a time.
+        :param episodes: Episodes of one or many tasks, in any order. They are read one at a time. Lists, integers and
+            float64 are converted to float32 arrays, and numbers per step to arrays of one column.
         :param storage: New or empty folder to store the data in. The data set is memory-mapped then. None: the data is
             kept in memory.
         :return: The data set. The tasks are in the order of their first episodes.
         :raises FileExistsError: If the folder is not empty.
-        :raises ValueError: If an episode is empty, has a value that is not finite, or has other dimensions than earlier
-            episodes of its task. The message names the file, the episode and the step.
+        :raises ValueError: If an episode is empty, has a value that is not finite, an action that is not in [-1, 1], or
+            other dimensions than earlier episodes of its task. The message names the file, the episode and the step.
         """
         writer = MemoryWriter() if storage is None else StorageWriter(Path(storage))
-        for task, episode, where in episodes:
-            check_episode(episode, where)
-            writer.add(task, episode, where)
+        for source in episodes:
+            if not isinstance(source, tuple) or len(source) != 3:
+                raise ValueError(
+                    "from_episodes takes SourceEpisode(task, episode, where), with the name of the task and a name of "
+                    f"the episode for messages, got a {type(source).__name__}."
+                )
+            task, episode, where = source
+            writer.add(task, clean_episode(episode, where), where)
         return cls(writer.finish())
 
     @classmethod
@@ -240,19 +247,27 @@ class OfflineDataset:
         cls, ids_or_paths: str | Path | Sequence[str | Path], storage: str | Path | None = None
     ) -> OfflineDataset:
         """
-        Read Minari data sets. Each Minari data set is one task.
+        Read Minari data sets.
 
         The name of the task is the one that ``sb3-pwm collect`` stored in the data set. If there is none, it is the
         environment id in lower case, or the name of the data set if it has no environment.
 
+        Data sets of the same environment id with the same arguments are one task, and so are versions of one data set
+        without environment. If different tasks would have the same name, their names are longer: they have the
+        arguments that differ, ``"hopper-v5(frame_skip=8)"``, or more of the id, ``"pick/human"`` and ``"place/human"``.
+
+        Observations of a ``Dict`` or another space are flattened, as ``gymnasium.wrappers.FlattenObservation`` does, so
+        that they fit an environment in this wrapper. An episode that ends within its steps becomes several.
+
         :param ids_or_paths: Ids such as ``"mt30/walker-walk-v0"``, folders of data sets, or folders with data sets at
             any depth.
         :param storage: Folder to store the data in, see :meth:`from_episodes`.
-        :return: The data set. Actions are scaled from the bounds of the action space to [-1, 1].
+        :return: The data set. Actions are scaled from the bounds of the action space to [-1, 1]. Actions outside the
+            bounds are clipped, with a warning. The scaled action is 0 where both bounds are equal.
         :raises FileNotFoundError: If a data set does not exist.
         :raises ImportError: If Minari is not installed.
-        :raises ValueError: If a file is damaged, the spaces are not flat boxes, or for a reason in
-            :meth:`from_episodes`.
+        :raises ValueError: If a file is damaged, observations are images, the action space is not a ``Box`` with finite
+            bounds, or for a reason in :meth:`from_episodes`.
         """
         return cls.from_episodes(minari_episodes(_as_list(ids_or_paths)), storage)
 
@@ -280,7 +295,8 @@ class OfflineDataset:
         cls, buffer: ReplayBuffer | str | Path, task: str = "task", storage: str | Path | None = None
     ) -> OfflineDataset:
         """
-        Take the complete episodes of a replay buffer of SB3, as one task.
+        Take the complete episodes of a replay buffer of SB3, as one task. Observations of a ``Dict`` are flattened, see
+        :meth:`from_minari`.
 
         :param buffer: The replay buffer, or its file, from ``save_replay_buffer``. Reading the file can execute code in
             it, as with SB3's ``load_replay_buffer``: open only files that you trust.
@@ -288,8 +304,9 @@ class OfflineDataset:
         :param storage: Folder to store the data in, see :meth:`from_episodes`.
         :return: The data set.
         :raises FileNotFoundError: If the file does not exist.
-        :raises ValueError: If it is not a replay buffer of flat observations, holds no complete episode, or was written
-            by an older version of this package.
+        :raises ValueError: If it is not a replay buffer, its observations are a ``Dict`` with images, its actions are
+            not a ``Box`` with finite bounds or are not scaled to [-1, 1], it holds no complete episode, or it was
+            written by an older version of this package.
         """
         return cls.from_episodes(replay_buffer_episodes(buffer, task), storage)
 

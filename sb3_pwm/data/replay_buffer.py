@@ -18,6 +18,7 @@ from sb3_pwm.common.checks import check_choice
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FILE_FORMAT, check_file_format
+from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.types import Episode, SequenceBatch
 
 
@@ -304,13 +305,15 @@ class SequenceReplayBuffer(ReplayBuffer):
         is truncated where it is divided. Up to ``n_envs - 1`` steps at the end do not fill a row and are left out.
 
         :param episodes: The episodes. Actions are scaled to [-1, 1].
-        :raises ValueError: If the shapes do not fit the buffer, or the buffer has no room for all steps.
+        :raises ValueError: If the shapes do not fit the buffer, the buffer has no room for all steps, or an episode has
+            a value that is not finite or an action that is not in [-1, 1].
         """
         if isinstance(self.obs_shape, dict):
             raise ValueError(
                 "Data sets hold flat observations, and the observations of the replay buffer have the entries "
                 f"{', '.join(self.obs_shape)}: wrap the environment in gymnasium.wrappers.FlattenObservation."
             )
+        episodes = [clean_episode(episode, f"episode {number}") for number, episode in enumerate(episodes)]
         ours = (int(np.prod(self.obs_shape)), self.action_dim)
         for episode in episodes:
             theirs = (episode.observations.shape[1], episode.actions.shape[1])

@@ -9,8 +9,6 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_pwm.common.checks import first_not_finite
-
 
 class SequenceBatch(NamedTuple):
     """
@@ -111,25 +109,3 @@ class TaskData:
         observations = np.asarray(self.observations[first : first + length + 1])
         actions, rewards = np.asarray(self.actions[steps]), np.asarray(self.rewards[steps])
         return Episode(observations, actions, rewards, bool(self.terminated[number]))
-
-
-def check_episode(episode: Episode, where: str) -> None:
-    """
-    Check an episode.
-
-    :param episode: The episode.
-    :param where: File and number of the episode, for messages.
-    :raises ValueError: If the episode is empty, its arrays do not fit each other, or a value is not finite.
-    """
-    n_steps = len(episode.rewards)
-    if n_steps == 0:
-        raise ValueError(f"{where} is empty.")
-    if len(episode.observations) != n_steps + 1 or len(episode.actions) != n_steps:
-        raise ValueError(
-            f"{where} has {len(episode.observations)} observations, {len(episode.actions)} actions and "
-            f"{n_steps} rewards; there must be one observation more than actions and rewards."
-        )
-    for name in ("observations", "actions", "rewards"):
-        step = first_not_finite(getattr(episode, name))
-        if step is not None:
-            raise ValueError(f"The {name} of {where} are NaN or infinite at step {step}.")

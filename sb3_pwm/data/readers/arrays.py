@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pwm.data.cleaning import as_numbers, as_rows
 from sb3_pwm.data.types import Episode, SourceEpisode
-
-# Rounding may move an action beyond the bounds.
-_MAX_ACTION = 1.0001
 
 
 def array_episodes(
@@ -38,14 +36,14 @@ def array_episodes(
     :raises ValueError: If the arrays do not fit each other, or hold no episode.
     """
     arrays = {
-        "observations": _array("observations", observations, ("steps", "size")),
-        "actions": _array("actions", actions, ("steps", "size")),
-        "rewards": _array("rewards", rewards, ("steps",)),
+        "observations": as_rows("observations", observations),
+        "actions": as_rows("actions", actions),
+        "rewards": as_numbers("rewards", rewards),
         "terminations": _flags("terminations", terminations),
         "truncations": _flags("truncations", truncations),
     }
     if next_observations is not None:
-        arrays["next_observations"] = _array("next_observations", next_observations, ("steps", "size"))
+        arrays["next_observations"] = as_rows("next_observations", next_observations)
     _check(arrays)
     following = arrays.get("next_observations")
     bounds = _bounds(arrays, shortest=1 if following is not None else 2)
@@ -66,18 +64,9 @@ def array_episodes(
         yield SourceEpisode(task, episode, f"the episode of steps {first} to {end - 1}")
 
 
-def _array(name: str, values: Any, dimensions: tuple[str, ...]) -> NDArray[np.float32]:
-    """:raises ValueError: If the values have another number of dimensions."""
-    array = np.asarray(values, np.float32)
-    if array.ndim != len(dimensions):
-        shape = f"({dimensions[0]},)" if len(dimensions) == 1 else f"({', '.join(dimensions)})"
-        raise ValueError(f"{name} must have the shape {shape}, got {array.shape}.")
-    return array
-
-
 def _flags(name: str, values: Any) -> NDArray[np.float32]:
     """:raises ValueError: If the values are not one truth value per step."""
-    array = _array(name, values, ("steps",))
+    array = as_numbers(name, values)
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError(f"{name} must hold True and False, or 1 and 0.")
     return array
@@ -89,9 +78,6 @@ def _check(arrays: dict[str, NDArray[np.float32]]) -> None:
     for name, array in arrays.items():
         if len(array) != len(observations):
             raise ValueError(f"{name} has {len(array)} rows, observations has {len(observations)}: give one per step.")
-    largest = float(np.nanmax(np.abs(arrays["actions"]), initial=0.0))
-    if _MAX_ACTION < largest < np.inf:
-        raise ValueError(f"actions must lie in [-1, 1], got {largest:g}: scale them by the bounds of the action space.")
     if following is None:
         if arrays["terminations"].any():
             raise ValueError(

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 
+from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FileFormatError, is_of_older_version
+from sb3_pwm.data.cleaning import check_continuous
+from sb3_pwm.data.flattening import check_can_be_flattened, flatten_observations
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer, check_stored_actions
 from sb3_pwm.data.types import Episode, SourceEpisode
 
@@ -46,13 +50,14 @@ def check_replay_buffer(buffer: Any, where: str) -> None:
 
     :param buffer: Object that may be a replay buffer.
     :param where: File or name of the buffer, for messages.
-    :raises ValueError: If it is not a replay buffer, its observations are a ``Dict``, or it does not store the last
-        observations of episodes.
+    :raises ValueError: If it is not a replay buffer, its observations are a ``Dict`` with images, its actions are not a
+        ``Box`` with bounds, or it does not store the last observations of episodes.
     """
     if not isinstance(buffer, ReplayBuffer):
-        raise ValueError(f"{where} holds a {type(buffer).__name__}, not a replay buffer of flat observations.")
+        raise ValueError(f"{where} holds a {type(buffer).__name__}, not a replay buffer.")
     if isinstance(buffer.observation_space, spaces.Dict):
-        raise ValueError(f"{where} holds a replay buffer of Dict observations, but data sets need flat observations.")
+        check_can_be_flattened(buffer.observation_space, where)
+    check_continuous(buffer.action_space, where)
     if buffer.optimize_memory_usage and not isinstance(buffer, SequenceReplayBuffer):
         raise ValueError(f"{where} lacks the last observation of each episode: train with optimize_memory_usage=False.")
     check_stored_actions(getattr(buffer, "actions", None), buffer.action_space, where)
@@ -73,11 +78,12 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
         oldest, size = buffer.sampled_rows()
     order = (np.arange(size) + oldest) % buffer.buffer_size
     for column in range(buffer.n_envs if size else 0):
-        observations = buffer.observations[order, column].reshape(size, -1)
+        at = order, np.full(size, column)
+        observations = _rows(buffer, map_observations(lambda array, at=at: array[at], buffer.observations))
         if isinstance(buffer, SequenceReplayBuffer):
-            following = buffer.next_observations_of(order, np.full(size, column)).reshape(size, -1)
+            following = _rows(buffer, buffer.next_observations_of(*at))
         else:
-            following = buffer.next_observations[order, column].reshape(size, -1)
+            following = _rows(buffer, map_observations(lambda array, at=at: array[at], buffer.next_observations))
         dones, timeouts = buffer.dones[order, column] > 0.5, buffer.timeouts[order, column] > 0.5
         # If training was stopped and resumed, an episode was interrupted: the next step is the first of a new one.
         same = np.array(
@@ -95,6 +101,13 @@ def whole_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
                     not timeouts[last],
                 )
             first = last + 1
+
+
+def _rows(buffer: ReplayBuffer, observations: Any) -> NDArray[Any]:
+    """:return: Observations ``(size, O)``. Those of a ``Dict`` are flattened as ``FlattenObservation`` does."""
+    if isinstance(buffer.observation_space, spaces.Dict):
+        return flatten_observations(buffer.observation_space, observations, "the replay buffer")
+    return observations.reshape(len(observations), -1)  # type: ignore[no-any-return]
 
 
 def replay_buffer_episodes(
