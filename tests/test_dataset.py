@@ -627,6 +627,34 @@ def test_from_tdmpc2(tmp_path, monkeypatch, with_tensordict):
         assert not episode.terminated
 
 
+@pytest.mark.parametrize("padding", [0.0, th.nan])
+@pytest.mark.parametrize("column", [False, True])
+def test_terminations_of_tdmpc2(tmp_path, padding, column):
+    """Row t says whether the step to observation t terminated the episode. What follows a termination is padding."""
+    content = td_content()
+    content["terminated"] = th.zeros(3, 6)
+    content["terminated"][:, 0] = th.nan
+    content["terminated"][0, 5] = 1.0  # in the last row
+    content["terminated"][1, 3] = 1.0  # the third step
+    for name in ("obs", "action", "reward"):
+        content[name][1, 4:] = padding
+    if column:
+        content["terminated"] = content["terminated"].unsqueeze(-1)
+    th.save(content, tmp_path / "chunk_0.pt")
+    dataset = OfflineDataset.from_tdmpc2(tmp_path / "chunk_0.pt", tasks=("a", "b", "c"))
+    assert [task.terminated.tolist() for task in dataset.data] == [[True], [True], [False]]
+    assert [task.lengths.tolist() for task in dataset.data] == [[5], [3], [5]]
+    assert dataset.has_terminations
+    episode = dataset.task_data("b").episode(0)
+    np.testing.assert_array_equal(episode.observations, content["obs"][1, :4])
+    np.testing.assert_array_equal(episode.actions, content["action"][1, 1:4])
+    np.testing.assert_array_equal(episode.rewards, content["reward"][1, 1:4])
+    batch = dataset.sample(200, 1, np.random.default_rng(0))
+    assert set(batch.rewards[batch.terminations > 0].tolist()) == {
+        float(content["reward"][0, 5]), float(content["reward"][1, 3])
+    }  # fmt: skip
+
+
 def test_padding_of_tdmpc2_is_removed(tmp_path):
     content = td_content()
     content["obs"][..., 24:] = 0.0  # walker-stand, walker-walk and walker-run, the first three
@@ -647,6 +675,16 @@ def test_bad_tdmpc2_files_are_refused(tmp_path, monkeypatch):
     th.save(td_content(), path)
     with pytest.raises(ValueError, match=r"episode 2 of .* has the task numbers \[2\]: .*task names \(2\)"):
         OfflineDataset.from_tdmpc2(path, tasks=("a", "b"))
+    late = {**td_content(), "terminated": th.zeros(3, 6)}
+    late["terminated"][1, 3] = 1.0
+    th.save(late, path)
+    with pytest.raises(
+        ValueError, match=r"episode 1 of .* terminates in row 3 of 6, and rewards follow: split it there"
+    ):
+        OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
+    th.save({**td_content(), "terminated": th.zeros(3)}, path)
+    with pytest.raises(ValueError, match="terminated must have a value for each row"):
+        OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
     th.save({"obs": th.zeros(2, 3, 4)}, path)
     with pytest.raises(ValueError, match="must hold the tensors obs, action, reward, task"):
         OfflineDataset.from_tdmpc2(path)

@@ -1,5 +1,6 @@
 """PWM with a pretrained world model and offline data: no environment is stepped, and everything else is as ever."""
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.data.types import Episode, SourceEpisode
+from sb3_pwm.world_model import world_model_loss
 
 SIZES = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
 NETWORKS = dict(net_arch=dict(pi=[16], vf=[16]))
@@ -227,7 +229,7 @@ def test_behavior_temperature_prefers_what_turned_out_well(world_model):
     assert abs(means[1]) < 0.2
 
 
-# --- Every entrance of data ------------------------------------------------------------------------------------------
+# --- Episodes that end, and a world model that does not know it -----------------------------------------------------
 
 
 class Cliff(gymnasium.Env):
@@ -245,6 +247,95 @@ class Cliff(gymnasium.Env):
     def step(self, action):
         self.t += 1
         return self.observations[self.t], 1.0, self.t == 3, False, {}
+
+
+def cliff_data(n_episodes=40, rewards=(1.0, 2.0, 3.0), terminated=True):
+    """Episodes of :class:`Cliff` with random actions."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (n_episodes, 3, 1)).astype(np.float32)
+    return OfflineDataset.from_episodes(
+        SourceEpisode(
+            "cliff", Episode(Cliff.observations, action, np.array(rewards, np.float32), terminated), f"episode {n}"
+        )
+        for n, action in enumerate(actions)
+    )
+
+
+@pytest.fixture(scope="module")
+def headless():
+    """A world model of :class:`Cliff` that was trained without a termination head, as those of the releases."""
+    th.manual_seed(0)
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, activation="silu")
+    model, data, rng = WorldModel(WorldModelConfig(4, 1, **sizes)), cliff_data(), np.random.default_rng(0)
+    optimizer = th.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        world_model_loss(model, data.sample(32, 1, rng)._replace(task=None)).total.backward()
+        optimizer.step()
+    return model
+
+
+def extract(world_model, **kwargs):
+    rates = dict(world_model_learning_rate=3e-3, critic_learning_rate=3e-3, tau=0.1)
+    defaults = dict(offline=True, gamma=0.9, batch_size=32, replay_critic_horizon=4, seed=0, device="cpu")
+    arguments = {**defaults, **rates, "dataset": cliff_data(), "policy_kwargs": dict(NETWORKS), **kwargs}
+    return PWM("MlpPolicy", Cliff(), world_model=world_model, **arguments)
+
+
+def test_a_frozen_world_model_without_a_termination_head_learns_one(headless, tmp_path):
+    model = extract(headless).learn(250)
+    # The last of three steps ends the episode. Rewards are 1, 2, 3 and gamma is 0.9.
+    observations = th.as_tensor(Cliff.observations[:3])
+    with th.no_grad():
+        latents = model.world_model.encode(observations)
+        continues = model.world_model.continuation(model.world_model.next(latents, th.zeros(3, 1)))
+        values = model.critic(latents).mean(0) * model.policy.reward_scale.value
+    np.testing.assert_allclose(continues, [1.0, 1.0, 0.0], atol=0.1)
+    np.testing.assert_allclose(values, [5.23, 4.7, 3.0], atol=0.35)
+    assert model.logger.name_to_value["train/termination_loss"] < 0.1
+    # The rest of the model is the same, to the bit, and so is the model that was given.
+    state = model.world_model.state_dict()
+    assert all(th.equal(value, state[name]) for name, value in headless.state_dict().items())
+    assert headless.termination_network is None
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=Cliff(), dataset=cliff_data(), device="cpu")
+    assert loaded.world_model.config.termination
+    assert all(th.equal(value, state[name]) for name, value in loaded.world_model.state_dict().items())
+    loaded.learn(1, reset_num_timesteps=False)  # it goes on
+    assert "train/termination_loss" in loaded.logger.name_to_value
+
+
+@pytest.mark.parametrize(("trained", "terminated"), [(True, True), (False, False)])
+def test_the_added_head_is_trained_with_the_model_and_by_terminations_only(headless, trained, terminated):
+    data = cliff_data(terminated=terminated)
+    model = extract(headless, dataset=data, world_model_updates=int(trained)).learn(2)
+    changed = not th.equal(headless.encoder[0].weight, model.world_model.encoder[0].weight)
+    assert changed == trained
+    assert model.world_model.has_new_termination_head != terminated
+    assert ("train/termination_loss" in model.logger.name_to_value) == terminated
+
+
+def test_a_pretrained_termination_head_is_frozen_with_the_model(headless):
+    with_head = copy.deepcopy(headless)
+    with_head.add_termination_head()
+    th.nn.init.normal_(with_head.termination_network[-1].weight)
+    model = extract(with_head).learn(2)
+    assert all(th.equal(value, model.world_model.state_dict()[name]) for name, value in with_head.state_dict().items())
+    assert "train/termination_loss" not in model.logger.name_to_value
+
+
+def test_a_configuration_without_a_head_gets_one_and_fields_that_say_so_a_warning():
+    config = WorldModelConfig(4, 1, latent_dim=16, encoder_dim=16, mlp_dim=16)
+    assert not config.termination
+    assert extract(config).world_model.config.termination
+    model = extract(dict(latent_dim=16, encoder_dim=16, mlp_dim=16, termination=False))
+    with pytest.warns(UserWarning, match="terminate, and the world model has no termination head.*leave termination="):
+        model.learn(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(2)
+
+
+# --- Every entrance of data ------------------------------------------------------------------------------------------
 
 
 def constructor(make_model, episodes, folder):
@@ -295,13 +386,8 @@ ENTRANCES = [constructor, add_dataset, load_replay_buffer, add_to_replay_buffer,
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_data_behaves_alike_whatever_way_it_came(entrance, terminates, tmp_path, monkeypatch):
     """``learn(n)`` makes n updates, and the termination head learns and is used if, and only if, episodes terminate."""
-    actions = np.random.default_rng(0).uniform(-1, 1, (40, 3, 1)).astype(np.float32)
-    parts = [
-        SourceEpisode(
-            "cliff", Episode(Cliff.observations, action, np.ones(3, np.float32), terminates), f"episode {number}"
-        )
-        for number, action in enumerate(actions)
-    ]
+    data = cliff_data(rewards=(1.0, 1.0, 1.0), terminated=terminates).data[0]
+    parts = [SourceEpisode("cliff", data.episode(number), f"episode {number}") for number in range(40)]
 
     def make_model(**kwargs):
         sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)

@@ -114,6 +114,30 @@ def test_a_model_is_trained_further(dataset, tmp_path):
     assert trained < 0.9 * new
 
 
+def test_a_model_without_a_termination_head_gets_one_where_episodes_terminate(dataset, tmp_path):
+    rng = np.random.default_rng(0)
+    parts = [SourceEpisode("small", linear_system(rng, 3, 1, 20, terminated=True), f"small {n}") for n in range(4)]
+    terminating = OfflineDataset.from_episodes(parts)
+    first = run(dataset, tmp_path / "first.safetensors", dataclasses.replace(SETTINGS, steps=2))
+    assert first.termination_network is None
+    models = {
+        "further": first,
+        "new": config(dataset),  # whose termination is False
+    }
+    for name, model in models.items():
+        out = tmp_path / f"{name}.safetensors"
+        trained = pretrain(terminating, model, out, SETTINGS, progress_bar=False, device="cpu")
+        assert WorldModel.load(out).config.termination
+        assert not trained.has_new_termination_head
+        row = next(row for row in read_table(tmp_path / f"{name}.csv") if row["data"] == "training")
+        assert float(row["termination_loss"]) > 0.0
+    code = ["pretrain", "--dataset", str(tmp_path / "data"), "--out", str(tmp_path / "command.safetensors")]
+    terminating.save(tmp_path / "data")
+    settings = ["--init", str(tmp_path / "first.safetensors"), "--steps", "2", "--batch-size", "4", "--horizon", "4"]
+    main([*code, *settings, "--device", "cpu"])
+    assert WorldModel.load(tmp_path / "command.safetensors").config.termination
+
+
 def test_errors_are_those_of_a_loop_by_hand(dataset):
     model = WorldModel(config(dataset))
     batch = to_device(dataset.sample(32, 5, np.random.default_rng(0)), task_rows(model, dataset), th.device("cpu"))

@@ -17,7 +17,7 @@ from sb3_pwm.tasks import MT30
 OBSERVATION, ACTION, LATENT, ENCODER, HIDDEN, TASK, BINS = 7, 3, 16, 12, 20, 5, 101
 
 
-def release(n_tasks=3, layout="released", bins=BINS):
+def release(n_tasks=3, layout="released", bins=BINS, episodic=False):
     """A state dict as TD-MPC2 saves it, with the networks that are not part of the world model."""
     generator = th.Generator().manual_seed(0)
 
@@ -31,6 +31,8 @@ def release(n_tasks=3, layout="released", bins=BINS):
         "_reward": [LATENT + task + ACTION, HIDDEN, HIDDEN, bins],
         "_pi": [LATENT + task, HIDDEN, HIDDEN, 2 * ACTION],
     }
+    if episodic:
+        sizes["_termination"] = [LATENT + task, HIDDEN, HIDDEN, 1]
     state = OrderedDict()
     if n_tasks:
         state["_task_emb.weight"] = 0.5 * random(n_tasks, task)
@@ -101,6 +103,24 @@ def test_single_task_model_with_a_scalar_reward_and_compiled_names(tmp_path):
         th.testing.assert_close(model.reward(latents, actions), reward, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_tasks", [0, 3])
+def test_termination_of_an_episodic_model(tmp_path, n_tasks):
+    """Its sigmoid is the probability that the step to a latent terminated the episode."""
+    state = release(n_tasks, episodic=True)
+    model = WorldModel.load(written(tmp_path / "model.pt", {"model": state}))
+    assert model.config.termination
+    assert not WorldModel.load(written(tmp_path / "endless.pt", {"model": release(n_tasks)})).config.termination
+    latents, task = th.softmax(th.randn(6, LATENT), -1), th.tensor([0, 1, 2] * 2) if n_tasks else None
+    inputs = latents
+    if n_tasks:
+        rows = state["_task_emb.weight"][task]
+        inputs = th.cat([latents, rows / rows.norm(dim=-1, keepdim=True).clamp(min=1.0)], -1)
+    expected = th.sigmoid(theirs(state, "_termination", inputs)).squeeze(-1)
+    assert expected.max() - expected.min() > 0.05
+    with th.no_grad():
+        th.testing.assert_close(1.0 - model.continuation(latents, task), expected, atol=1e-5, rtol=0)
+
+
 def test_tasks_are_named(tmp_path):
     path = written(tmp_path / "three.pt", {"model": release()})
     assert WorldModel.load(path, tasks=["walk", "run", "stand"]).config.tasks == ("walk", "run", "stand")
@@ -152,7 +172,7 @@ def test_other_files_are_refused(tmp_path):
         r"holds a list, not a dict of tensors": [th.zeros(2)],
         r"holds more than plain tensors: epoch": {"model": {**release(), "epoch": 3}},
         r"has no dynamics\.2\.weight": {"model": {"weight": th.zeros(2)}},
-        r"that this package reads: its dynamics and reward networks must have two hidden layers": {
+        r"that this package reads: its dynamics, reward and termination networks must have two hidden layers": {
             "model": {**release(), "_dynamics.3.weight": th.zeros(LATENT, LATENT)},
         },
         r"does not fit its configuration: .*encoder\.1\.weight": {

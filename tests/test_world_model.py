@@ -9,7 +9,9 @@ from torch import nn
 
 from sb3_pwm import SequenceBatch, WorldModel, WorldModelConfig
 from sb3_pwm.common.layers import LONG_BATCH, EnsembleMLP, SimNorm
+from sb3_pwm.pwm import optimizers
 from sb3_pwm.world_model import world_model_loss
+from sb3_pwm.world_model.losses import termination_loss
 
 TINY = dict(observation_dim=5, action_dim=2, latent_dim=16, encoder_dim=12, mlp_dim=12)
 
@@ -256,6 +258,34 @@ def test_a_new_task_changes_nothing_for_the_others(tmp_path):
         model.add_task("dive", like="swim")
     with pytest.raises(ValueError, match="single-task"):
         WorldModel(WorldModelConfig(**TINY)).add_task("walk")
+
+
+@pytest.mark.parametrize("tasks", [(), ("walk", "run")])
+def test_a_termination_head_is_added_and_learns_alone(tmp_path, tasks):
+    model, task = randomized(WorldModelConfig(**TINY, tasks=tasks)), th.tensor([0, 1, 0, 1]) if tasks else None
+    model.encode(th.randn(4, 5), task)  # a lookup scales embeddings to norm 1
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.add_termination_head()
+    assert model.has_new_termination_head
+    batch = random_batch(task=task)
+    latents = model.encode(batch.observations, task)
+    th.testing.assert_close(model.continuation(latents, task), th.full((4, 4), 1 / (1 + math.exp(-5.0))))
+    # The loss is the termination part of the whole model's.
+    expected = world_model_loss(model, batch, rho=0.9).termination
+    model.requires_grad_(False)
+    model.termination_network.requires_grad_(True)
+    loss = termination_loss(model, batch, rho=0.9)
+    th.testing.assert_close(loss, expected)
+    optimizers.step(th.optim.Adam(model.parameters(), 1e-2), lambda: (termination_loss(model, batch),) * 2, clip=10.0)
+    assert termination_loss(model, batch, rho=0.9) < loss
+    assert not model.has_new_termination_head
+    assert all(th.equal(value, model.state_dict()[name]) for name, value in before.items())
+    model.save(tmp_path / "model.safetensors")
+    loaded = WorldModel.load(tmp_path / "model.safetensors")
+    assert loaded.config.termination
+    assert th.equal(loaded.continuation(latents, task), model.continuation(latents, task))
+    with pytest.raises(ValueError, match="has a termination head already"):
+        model.add_termination_head()
 
 
 def test_learns_a_linear_system():

@@ -72,6 +72,11 @@ class OfflineDataset:
         """Number of steps of all tasks."""
         return sum(int(task.lengths.sum()) for task in self.data)
 
+    @property
+    def has_terminations(self) -> bool:
+        """Whether an episode of any task terminated."""
+        return any(bool(task.terminated.any()) for task in self.data)
+
     def __repr__(self) -> str:
         return (
             f"OfflineDataset({len(self.data)} tasks, {self.n_episodes:,} episodes, {self.n_steps:,} steps, "

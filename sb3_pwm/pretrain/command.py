@@ -36,7 +36,8 @@ class Pretrain:
     :param storage: Folder to store the data in and map it from, for data that is larger than memory.
     :param size: Preset of the world model.
     :param activation: Activation of the hidden layers of the world model.
-    :param init: File of a world model to train further. --size and --activation have no effect then.
+    :param init: File of a world model to train further. --size and --activation have no effect then. A model without a
+        termination head gets one if an episode of the data terminates.
     :param config: Configuration of the training.
     :param checkpoint_every: Number of updates between two checkpoints. The model is validated at each.
     :param log_every: Number of updates between two rows of the table of losses.
@@ -100,7 +101,7 @@ class Pretrain:
             observation_dim=dataset.observation_dim,
             action_dim=dataset.action_dim,
             tasks=dataset.tasks,
-            termination=any(bool(task.terminated.any()) for task in dataset.data),
+            termination=dataset.has_terminations,
             activation=self.activation,
         )
 

@@ -51,7 +51,8 @@ def pretrain(
 
     :param dataset: The data. A share of the episodes is held out, see
         :meth:`~sb3_pwm.data.dataset.OfflineDataset.split`.
-    :param world_model: Configuration of a new model, or a model to train further.
+    :param world_model: Configuration of a new model, or a model to train further. If it has no termination head, and an
+        episode of the data terminates, it gets one.
     :param out: File of the model, ``*.safetensors``.
     :param config: Configuration of the run. None: the default configuration.
     :param checkpoint_every: Number of updates between two checkpoints. The model is validated at each.
@@ -72,7 +73,7 @@ def pretrain(
         raise FileExistsError(f"{files.model} exists already: choose another name, or delete it.")
     context = join_processes(device)
     _check_batch_size(config, context)
-    world_model = _make_world_model(world_model, config.seed).to(context.device)
+    world_model = _make_world_model(world_model, dataset, config.seed).to(context.device)
     rows = task_rows(world_model, dataset)
     training, held_out = dataset.split(config.validation_fraction, config.seed)
 
@@ -138,13 +139,15 @@ def _check_batch_size(config: PretrainConfig, context: DistributedContext) -> No
         )
 
 
-def _make_world_model(world_model: WorldModelConfig | WorldModel, seed: int) -> WorldModel:
-    """:return: The model, or a new model of a configuration. The global random state is kept."""
-    if isinstance(world_model, WorldModel):
-        return world_model
+def _make_world_model(world_model: WorldModelConfig | WorldModel, dataset: OfflineDataset, seed: int) -> WorldModel:
+    """:return: The model, or a new model of a configuration, with what the data needs. The random state is kept."""
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        return WorldModel(world_model)
+        if isinstance(world_model, WorldModelConfig):
+            world_model = WorldModel(world_model)
+        if dataset.has_terminations and world_model.termination_network is None:
+            world_model.add_termination_head()
+        return world_model
 
 
 def _wait_for_all(context: DistributedContext) -> None:

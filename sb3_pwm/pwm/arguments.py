@@ -1,5 +1,6 @@
 """What PWM refuses at the door, and with which sentence; and what its arguments stand for."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,6 +205,8 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
     """
     What the argument ``world_model`` stands for.
 
+    A configuration or a pretrained model without a termination head gets one: the task may end.
+
     :param world_model: Argument of :class:`~sb3_pwm.PWM`.
     :return: Fields that the policy makes its world model with, None if none are given; and the pretrained model whose
         weights it takes, None if there is none.
@@ -217,7 +220,7 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
     if isinstance(world_model, Mapping):
         return dict(world_model), None
     if isinstance(world_model, WorldModelConfig):
-        return dataclasses.asdict(world_model), None
+        return {**dataclasses.asdict(world_model), "termination": True}, None
     if isinstance(world_model, str | Path):
         if not Path(world_model).suffix and not Path(world_model).exists():
             raise ValueError(
@@ -226,6 +229,9 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
             )
         world_model = WorldModel.load(world_model)
     if isinstance(world_model, WorldModel):
+        if world_model.termination_network is None:
+            world_model = copy.deepcopy(world_model)  # the caller's model stays as it is
+            world_model.add_termination_head()
         return dataclasses.asdict(world_model.config), world_model
     raise ValueError(
         f"world_model must be a preset's name ({', '.join(PRESETS)}), a dictionary of fields, a WorldModelConfig, a "

@@ -17,7 +17,7 @@ def step(
     """
     Make one step of an optimizer on its own parameters.
 
-    :param optimizer: The optimizer.
+    :param optimizer: The optimizer. Its parameters that require no gradient are left as they are.
     :param closure: Evaluates the loss. Returns the loss (a scalar) and whatever else its caller needs of the
         evaluation. It must not change any state, so that it may be called several times on the same sample.
     :param clip: Largest norm of the gradient; a longer gradient is scaled to it.
@@ -26,7 +26,7 @@ def step(
     :return: What the closure returned beside the loss, and the norm of the gradient before clipping (a scalar).
     :raises FloatingPointError: If the gradient is not finite; no parameter was changed.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     loss, result = closure()
     optimizer.zero_grad()
     # Without `inputs` the frozen networks that the loss passes through would collect gradients too.

@@ -34,6 +34,7 @@ from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPoli
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
 from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
+from sb3_pwm.world_model.losses import termination_loss
 from sb3_pwm.world_model.model import WorldModel
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
@@ -106,7 +107,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         model goes on online afterwards, else 0.
     :param replay_critic_horizon: Number of steps of these replayed sequences. Their number is such that the critics get
         as many replayed states as imagined ones.
-    :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model.
+    :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
+        termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
     :param world_model_loss_kwargs: Coefficients ``dynamics_coef``, ``reward_coef`` and ``termination_coef`` of
         :func:`~sb3_pwm.world_model.losses.world_model_loss`, where they depart from its defaults.
@@ -114,8 +116,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``), a dictionary of fields of
         :class:`~sb3_pwm.world_model.WorldModelConfig` (with the preset that they depart from as ``size``), or a
         configuration. A pretrained one: a :class:`~sb3_pwm.world_model.WorldModel`, or its file (.safetensors, or a .pt
-        of the TD-MPC2 and PWM releases). A saved model holds it: loading needs no other file. None: the one in
-        ``policy_kwargs``, else ``"200K"``.
+        of the TD-MPC2 and PWM releases). A configuration or pretrained model without a termination head gets one. A
+        saved model holds its world model: loading needs no other file. None: the one in ``policy_kwargs``, else
+        ``"200K"``.
     :param dataset: Offline data that fills the replay buffer: an :class:`~sb3_pwm.data.OfflineDataset`, the folder of a
         stored one, or Minari ids or folders.
     :param task: Name of the task, if the world model or the data has several. None: the task that is named like the
@@ -266,6 +269,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.pretrained = False
+        # Whether the termination head learns although the world model is frozen, because it was not pretrained.
+        self.trains_new_termination_head = False
         self._given = Given(world_model, dataset)
         if _init_setup_model:
             self._setup_model()
@@ -291,6 +296,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             arguments.check_pretrained(self.policy, self._vec_normalize_env)
         if pretrained is not None:
             self.policy.world_model.load_state_dict(pretrained.state_dict())
+            self.trains_new_termination_head = pretrained.has_new_termination_head
         self.critic_lr_schedule = arguments.as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = arguments.as_schedule(
             self.world_model_learning_rate, "world_model_learning_rate"
@@ -380,7 +386,23 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             metrics.record(dynamics_loss=loss.dynamics, reward_loss=loss.reward)
             if termination:
                 metrics.record(termination_loss=loss.termination)
+        elif termination and self.trains_new_termination_head:
+            self._update_termination_head(batch, metrics)
         policy.reward_scale.update((batch.rewards**2).mean().sqrt())
+
+    def _update_termination_head(self, batch: SequenceBatch, metrics: Metrics) -> None:
+        """Make a step of the termination head alone."""
+        world_model = self.policy.world_model
+
+        def closure() -> Any:
+            with self._autocast():
+                loss = termination_loss(world_model, batch, self.rho)
+            return loss, loss
+
+        with frozen(world_model):
+            world_model.termination_network.requires_grad_(True)  # type: ignore[union-attr]
+            loss, _ = self._step(self.policy.world_model_optimizer, closure, WORLD_MODEL_CLIP, "termination")
+        metrics.record(termination_loss=loss)
 
     def _update_actor(
         self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
@@ -467,7 +489,13 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     def _prepare_updates(self) -> None:
         """Look for terminations in the data, compile what is worth it, and set modes and learning rates."""
         assert self.replay_buffer is not None
-        self.terminations_seen = self.terminations_seen or self.replay_buffer.has_terminations
+        if self.replay_buffer.has_terminations and not self.terminations_seen:
+            self.terminations_seen = True
+            if not self.world_model.config.termination:
+                warnings.warn(
+                    "Episodes terminate, and the world model has no termination head, so that it imagines that they go "
+                    "on: leave termination=False out of the fields of the world model."
+                )
         compiles = pays_to_compile(self._planned_updates(), self.horizon) if self.compile == "auto" else self.compile
         if compiles and not self._functions.compiled:
             if self.verbose >= 1:

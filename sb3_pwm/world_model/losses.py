@@ -99,8 +99,31 @@ def world_model_loss(
     latents, targets = predict_sequence(world_model, batch, step)
     step_errors = errors(world_model, latents, targets, batch, termination)
 
-    horizon, batch_size = batch.mask.shape
-    weights = batch.mask * rho ** th.arange(horizon, device=batch.mask.device, dtype=batch.mask.dtype).unsqueeze(-1)
-    dynamics, reward, termination_error = ((weights * error).sum() / (horizon * batch_size) for error in step_errors)
+    dynamics, reward, termination_error = (_weighted_mean(error, batch.mask, rho) for error in step_errors)
     total = dynamics_coef * dynamics + reward_coef * reward + termination_coef * termination_error
     return WorldModelLoss(total, dynamics, reward, termination_error)
+
+
+def termination_loss(world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99) -> th.Tensor:
+    """
+    Compute the termination loss of :func:`world_model_loss` for the termination head alone.
+
+    :param world_model: The world model. It must have a termination head, which alone gets a gradient if the other
+        parameters require none.
+    :param batch: Sequences of H steps.
+    :param rho: Decay of the weights: step t has the weight ``rho ** t``.
+    :return: The loss, without a coefficient.
+    """
+    with th.no_grad():
+        start = world_model.encode(batch.observations[0], batch.task)
+        latents = rollout(world_model, start, batch.actions, batch.task)
+    logits = world_model.termination_logits(latents[1:], batch.task)
+    error = F.binary_cross_entropy_with_logits(logits, batch.terminations, reduction="none")
+    return _weighted_mean(error, batch.mask, rho)
+
+
+def _weighted_mean(error: th.Tensor, mask: th.Tensor, rho: float) -> th.Tensor:
+    """:return: Weighted sum of errors ``(H, B)`` over the steps, divided by H, and averaged over the batch."""
+    horizon, batch_size = mask.shape
+    weights = mask * rho ** th.arange(horizon, device=mask.device, dtype=mask.dtype).unsqueeze(-1)
+    return (weights * error).sum() / (horizon * batch_size)

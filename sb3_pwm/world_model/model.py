@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_pwm.common.checks import check_name
-from sb3_pwm.common.layers import SimNorm, at_least_float32, mlp
+from sb3_pwm.common.layers import MLP, SimNorm, at_least_float32, mlp
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
 from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
 from sb3_pwm.world_model.tdmpc2 import read_tdmpc2
@@ -17,6 +17,9 @@ from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
 Task = th.Tensor | int | str
 """A task: its name, its index, or an int tensor of indices"""
+
+INITIAL_TERMINATION_LOGIT = -5.0
+"""Output of a termination head that was added to a trained model: a probability of 0.7%"""
 
 
 class WorldModel(nn.Module):
@@ -41,7 +44,7 @@ class WorldModel(nn.Module):
         self.config = config
         activation_fn = ACTIVATIONS[config.activation]
         task_dim = config.task_dim if config.tasks else 0
-        latent_in, step_in = config.latent_dim + task_dim, config.latent_dim + config.action_dim + task_dim
+        step_in = config.latent_dim + config.action_dim + task_dim
         hidden = [config.mlp_dim] * 2
         self.task_embedding: nn.Embedding | None = None
         if config.tasks:
@@ -59,7 +62,12 @@ class WorldModel(nn.Module):
         self.reward_network = mlp(step_in, hidden, reward_outputs, activation_fn)
         # The output layer is zero, so that the first predicted rewards are zero, the center of the bins.
         nn.init.zeros_(self.reward_network[-1].weight)  # type: ignore[arg-type]
-        self.termination_network = mlp(latent_in, hidden, 1, activation_fn) if config.termination else None
+        self.termination_network = self._make_termination_network() if config.termination else None
+
+    def _make_termination_network(self) -> MLP:
+        config = self.config
+        latent_in = config.latent_dim + (config.task_dim if config.tasks else 0)
+        return mlp(latent_in, [config.mlp_dim] * 2, 1, ACTIVATIONS[config.activation])
 
     def encode(self, observations: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
@@ -134,7 +142,8 @@ class WorldModel(nn.Module):
         """
         if self.termination_network is None:
             raise RuntimeError(
-                "This world model has no termination head: build it with WorldModelConfig(termination=True)."
+                "This world model has no termination head: build it with WorldModelConfig(termination=True), or call "
+                "add_termination_head()."
             )
         return at_least_float32(self.termination_network(self._join([latents], task))).squeeze(-1)
 
@@ -227,6 +236,29 @@ class WorldModel(nn.Module):
             len(self.config.tasks), self.config.task_dim, max_norm=1.0, _weight=th.cat([weight, row.unsqueeze(0)])
         )
         return len(self.config.tasks) - 1
+
+    def add_termination_head(self) -> None:
+        """
+        Add a termination head to a model that was trained without one, so that it can be trained on episodes that end.
+
+        Until then it predicts that hardly any step terminates its episode. Its parameters are new: make optimizers
+        after this call, not before.
+
+        :raises ValueError: If the model has a termination head already.
+        """
+        if self.termination_network is not None:
+            raise ValueError("The world model has a termination head already.")
+        network = self._make_termination_network()
+        nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
+        nn.init.constant_(network[-1].bias, INITIAL_TERMINATION_LOGIT)  # type: ignore[arg-type]
+        self.termination_network = network.to(self.dynamics[0].weight.device)  # type: ignore[union-attr, arg-type]
+        self.config = dataclasses.replace(self.config, termination=True)
+
+    @property
+    def has_new_termination_head(self) -> bool:
+        """Whether the model has a termination head that was added and never trained."""
+        network = self.termination_network
+        return network is not None and not network[-1].weight.any()  # type: ignore[operator]
 
     @th.no_grad()
     def ignore_actions(self, dimensions: Sequence[int]) -> None:

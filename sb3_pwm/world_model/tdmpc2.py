@@ -13,7 +13,12 @@ from sb3_pwm.common.plain_tensors import load_plain_tensors
 from sb3_pwm.tasks import SUITES
 
 # Names of the networks in the files, and in this package. Policy, Q-functions and masks in the files are left out.
-_NETWORKS = {"_encoder.state.": "encoder.", "_dynamics.": "dynamics.", "_reward.": "reward_network."}
+_NETWORKS = {
+    "_encoder.state.": "encoder.",
+    "_dynamics.": "dynamics.",
+    "_reward.": "reward_network.",
+    "_termination.": "termination_network.",  # only in models of tasks that terminate (TD-MPC2's episodic=true)
+}
 _EMBEDDING = "_task_emb.weight"
 # Keys of the state dict in the files of TD-MPC2 and of PWM
 _CONTAINERS = ("model", "world_model")
@@ -26,8 +31,8 @@ def read_tdmpc2(path: str | Path, tasks: Sequence[str] | None = None) -> tuple[d
     :param path: The .pt file.
     :param tasks: Names of the tasks, in the order of the rows of the task embedding. None: the names of MT30 or MT80 if
         the model has 30 or 80 tasks, else ``"task-0"``, ``"task-1"`` and so on.
-    :return: Fields of the configuration, and the state dict with this package's names. The model has no termination
-        head.
+    :return: Fields of the configuration, and the state dict with this package's names. The model has a
+        termination head if the file has one.
     :raises FileNotFoundError: If the file does not exist.
     :raises ValueError: If the file holds anything but tensors, or is not such a world model. The message gives the
         reason.
@@ -86,11 +91,11 @@ def _translate(
     embedding = tensors.get(_EMBEDDING)
     task_dim = 0 if embedding is None else embedding.shape[1]
     depths = {}
-    for network in ("encoder", "dynamics", "reward_network"):
+    for network in ("encoder", "dynamics", "reward_network", "termination_network"):
         layers = {int(match.group(1)) for name in state if (match := re.match(rf"{network}\.(\d+)\.weight", name))}
         depths[network] = len(layers)
-    if depths["dynamics"] not in (0, 3) or depths["reward_network"] not in (0, 3):
-        raise ValueError("its dynamics and reward networks must have two hidden layers.")
+    if any(depths[network] not in (0, 3) for network in ("dynamics", "reward_network", "termination_network")):
+        raise ValueError("its dynamics, reward and termination networks must have two hidden layers.")
 
     latent_dim = state["dynamics.2.weight"].shape[0]
     reward_outputs = state["reward_network.2.weight"].shape[0]
@@ -101,6 +106,7 @@ def _translate(
         encoder_dim=state["encoder.0.weight"].shape[0],
         encoder_layers=depths["encoder"],
         mlp_dim=state["dynamics.0.weight"].shape[0],
+        termination=depths["termination_network"] > 0,
     )
     if reward_outputs == 1:
         config["reward_head"] = "scalar"

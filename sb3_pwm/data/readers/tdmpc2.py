@@ -40,8 +40,9 @@ def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = N
     """
     Read the episodes of TD-MPC2's data sets.
 
-    Row t of an episode in these files holds the action and the reward that led to observation t. In the first row,
-    action and reward are NaN.
+    Row t of an episode in these files holds the action and the reward that led to observation t, and whether that step
+    terminated the episode if the file says so. In the first row, they are NaN. Rows without a reward after a
+    termination are padding, and are left out.
 
     :param paths: Files or folders, see :meth:`~sb3_pwm.data.dataset.OfflineDataset.from_tdmpc2`.
     :param tasks: Names of the tasks by task number; None: the names of MT80.
@@ -60,7 +61,9 @@ def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = N
         content = _read_tdmpc2(file)
         for number in range(len(content["obs"])):
             where = f"episode {number} of {file}"
-            observations, actions, rewards = (content[name][number].numpy() for name in ("obs", "action", "reward"))
+            rewards = content["reward"][number].numpy().reshape(-1)
+            n_rows, terminated = _until_termination(rewards, content["terminated"][number], where)
+            observations, actions = (content[name][number][:n_rows].numpy() for name in ("obs", "action"))
             task_numbers = content["task"][number].reshape(-1).unique()
             if len(task_numbers) != 1 or not 0 <= int(task_numbers[0]) < len(names):
                 raise ValueError(
@@ -72,7 +75,29 @@ def tdmpc2_episodes(paths: Sequence[str | Path], tasks: Sequence[str] | None = N
                 observation_dim, action_dim = dimensions(task)
                 observations = _without_padding(observations, observation_dim)
                 actions = np.concatenate([actions[:1, :action_dim], _without_padding(actions[1:], action_dim)])
-            yield SourceEpisode(task, Episode(observations, actions[1:], rewards.reshape(-1)[1:], False), where)
+            episode = Episode(observations, actions[1:], rewards[1:n_rows], terminated)
+            yield SourceEpisode(task, episode, where)
+
+
+def _until_termination(rewards: NDArray[np.float32], terminated: th.Tensor, where: str) -> tuple[int, bool]:
+    """
+    Find the end of an episode.
+
+    :param rewards: Rewards ``(T,)``.
+    :param terminated: Whether the step before each row terminated the episode, T values.
+    :param where: File and number of the episode, for messages.
+    :return: Number of rows until the first termination, or of all rows if there is none; and whether there is one.
+    :raises ValueError: If there are rewards after the termination.
+    """
+    ends = terminated.reshape(-1).numpy() > 0.5  # NaN in the first row
+    if not ends.any():
+        return len(rewards), False
+    n_rows = int(np.argmax(ends)) + 1
+    if np.nan_to_num(rewards[n_rows:]).any():
+        raise ValueError(
+            f"{where} terminates in row {n_rows - 1} of {len(rewards)}, and rewards follow: split it there."
+        )
+    return n_rows, True
 
 
 def _without_padding(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -82,7 +107,10 @@ def _without_padding(values: NDArray[np.float32], size: int) -> NDArray[np.float
 
 
 def _read_tdmpc2(path: Path) -> dict[str, th.Tensor]:
-    """:return: Tensors ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, and ``task`` by row or episode."""
+    """
+    :return: Tensors ``obs (E, T, O)``, ``action (E, T, A)``, ``reward (E, T)``, ``terminated (E, T)``, which is zero if
+        the file lacks it, and ``task`` by row or episode.
+    """
     content = load_plain_tensors(path, _TENSORDICT)
     if isinstance(content, _PlainTensorDict):
         content = content.content
@@ -93,4 +121,7 @@ def _read_tdmpc2(path: Path) -> dict[str, th.Tensor]:
     first_two = {shapes[name][:2] for name in ("obs", "action", "reward")}
     if len(first_two) != 1 or len(shapes["obs"]) != 3 or len(shapes["action"]) != 3:
         raise ValueError(f"{path} is no data set of TD-MPC2: its tensors have the shapes {shapes}.")
-    return {name: content[name] for name in wanted}
+    terminated = content.get("terminated", th.zeros(shapes["reward"]))
+    if not isinstance(terminated, th.Tensor) or terminated.shape[:2] != shapes["obs"][:2]:
+        raise ValueError(f"{path} is no data set of TD-MPC2: terminated must have a value for each row.")
+    return {**{name: content[name] for name in wanted}, "terminated": terminated}
