@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import types
 import warnings
@@ -183,6 +184,74 @@ def test_an_interrupted_conversion_leaves_no_data_set(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         OfflineDataset.from_episodes(episodes(), tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="no data set"):
+        OfflineDataset.load(tmp_path / "data")
+
+
+def test_a_stored_data_set_knows_its_sources(minari_folder, tmp_path):
+    a, b = write("a-v0"), write("b-v0", steps(2))
+    st = tmp_path / "stored"
+    first = OfflineDataset.load([a, b], st)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # The same data, also in another order and by its path
+        for sources in ([a, b], [minari_folder / "b-v0", a], [minari_folder]):
+            again = OfflineDataset.load(sources, st)
+            assert (again.tasks, again.n_steps) == (first.tasks, first.n_steps)
+    c = write("c-v0")
+    with pytest.raises(ValueError, match=r"stored was made of other data, it also holds b-v0: give another folder"):
+        OfflineDataset.load(a, st)
+    with pytest.raises(ValueError, match=r"other data, it also holds b-v0; it lacks c-v0: give another"):
+        OfflineDataset.load([a, c], st)
+    with pytest.raises(
+        ValueError, match=r"nothing-v0 does not exist, and .*stored was not made of it, but of a-v0, b-v0"
+    ):
+        OfflineDataset.load([a, "nothing-v0"], st)
+    # Data that has been deleted since is known by its name; data that has changed is another.
+    shutil.move(minari_folder / "b-v0", tmp_path / "b-v0")
+    assert OfflineDataset.load([a, b], st).n_steps == first.n_steps
+    write("b-v0", steps(2, actions=[[0.5], [0.5]]))
+    with pytest.raises(ValueError, match=r"it holds a former state of b-v0: give another folder .* or delete this one"):
+        OfflineDataset.load([a, b], st)
+    shutil.rmtree(st)  # the remedy
+    assert OfflineDataset.load([a, b], st).task_data("b").actions[0] == 0.5
+    assert (
+        OfflineDataset.from_minari(c, tmp_path / "direct").n_steps
+        == OfflineDataset.load(c, tmp_path / "direct").n_steps
+    )
+
+
+def test_a_data_set_stored_from_tdmpc2_knows_its_files(tmp_path):
+    (tmp_path / "chunks").mkdir()
+    chunk = tmp_path / "chunks" / "chunk_0.pt"
+    th.save(td_content(), chunk)
+    for sources in (chunk, tmp_path / "chunks"):
+        shutil.rmtree(tmp_path / "st", ignore_errors=True)
+        data = OfflineDataset.from_tdmpc2(sources, storage=tmp_path / "st")
+        assert OfflineDataset.load(chunk, tmp_path / "st").tasks == data.tasks
+    content = td_content()
+    content["reward"][1, 3] = 0.25
+    th.save(content, chunk)
+    with pytest.raises(ValueError, match=r"a former state of chunk_0\.pt"):
+        OfflineDataset.load(chunk, tmp_path / "st")
+
+
+def test_stored_data_of_older_versions(two_tasks, tmp_path):
+    """Their index says neither what the data was made of, nor that its actions were checked."""
+    two_tasks.save(tmp_path / "data")
+    index = json.loads((tmp_path / "data" / "index.json").read_text())
+    assert index.pop("checked") is True
+    assert index.pop("sources") is None
+    (tmp_path / "data" / "index.json").write_text(json.dumps(index))
+    assert OfflineDataset.load(tmp_path / "data").n_steps == two_tasks.n_steps
+    with pytest.warns(UserWarning, match="data does not say what it was made of, and is used as it is"):
+        assert OfflineDataset.load("a-v0", tmp_path / "data").n_steps == two_tasks.n_steps
+    file = tmp_path / "data" / "001-actions.f32"
+    actions = np.fromfile(file, np.float32)
+    actions[3] = -1.5
+    actions.tofile(file)
+    with pytest.raises(
+        ValueError, match=r"actions in .*001-actions\.f32 must lie in \[-1, 1\], got 1\.5: make the data"
+    ):
         OfflineDataset.load(tmp_path / "data")
 
 

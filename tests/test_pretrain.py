@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 import torch as th
+from minari_sets import steps, write
 from PIL import Image
 
 from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
@@ -322,6 +324,24 @@ def test_command_says_what_is_wrong(dataset, tmp_path, capsys, arguments, messag
         main(["pretrain", *line[3:]])
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_command_takes_its_storage_for_no_other_data(minari_folder, tmp_path, capsys):
+    a, b, c = (write(f"{name}-v0", *[steps(6)] * 4) for name in "abc")
+
+    def line(out, *sources):
+        start = command(sources[0], tmp_path / out, "--storage", tmp_path / "st", "--steps", 2)[3:]
+        return ["pretrain", *start, "--dataset", *sources]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # also torch's, of arrays that cannot be written
+        main(line("first.safetensors", a, b))
+        main(line("second.safetensors", b, a))
+    for sources, message in (((a, c), "it also holds b-v0; it lacks c-v0"), (("no-v0", b), "no-v0 does not exist")):
+        with pytest.raises(SystemExit) as error:
+            main(line("third.safetensors", *sources))
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_old_names_are_refused_with_the_new_ones():

@@ -17,7 +17,8 @@ from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
 from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
 from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
-from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage
+from sb3_pwm.data.sources import check_sources, describe_sources
+from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage, read_index
 from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData
 
 BALANCES = ("size", "task")
@@ -236,7 +237,20 @@ class OfflineDataset:
         :raises ValueError: If an episode is empty, has a value that is not finite, an action that is not in [-1, 1], or
             other dimensions than earlier episodes of its task. The message names the file, the episode and the step.
         """
-        writer = MemoryWriter() if storage is None else StorageWriter(Path(storage))
+        return cls._from_episodes(episodes, storage)
+
+    @classmethod
+    def _from_episodes(
+        cls,
+        episodes: Iterable[SourceEpisode],
+        storage: str | Path | None,
+        sources: Sequence[str | Path] | None = None,
+    ) -> OfflineDataset:
+        """:param sources: What the episodes are read from, to be recorded in the storage."""
+        if storage is None:
+            writer: MemoryWriter | StorageWriter = MemoryWriter()
+        else:
+            writer = StorageWriter(Path(storage), None if sources is None else describe_sources(sources))
         for source in episodes:
             if not isinstance(source, tuple) or len(source) != 3:
                 raise ValueError(
@@ -274,7 +288,8 @@ class OfflineDataset:
         :raises ValueError: If a file is damaged, observations are images, the action space is not a ``Box`` with finite
             bounds, or for a reason in :meth:`from_episodes`.
         """
-        return cls.from_episodes(minari_episodes(_as_list(ids_or_paths)), storage)
+        several = _as_list(ids_or_paths)
+        return cls._from_episodes(minari_episodes(several), storage, several)
 
     @classmethod
     def from_tdmpc2(
@@ -293,7 +308,8 @@ class OfflineDataset:
         :raises FileNotFoundError: If a file does not exist.
         :raises ValueError: If a file is damaged, has another format, or for a reason in :meth:`from_episodes`.
         """
-        return cls.from_episodes(tdmpc2_episodes(_as_list(paths), tasks), storage)
+        several = _as_list(paths)
+        return cls._from_episodes(tdmpc2_episodes(several, tasks), storage, several)
 
     @classmethod
     def from_replay_buffer(
@@ -360,11 +376,13 @@ class OfflineDataset:
         :param sources: Folder of a data set that :meth:`save` or ``storage=`` wrote. Such a data set is memory-mapped,
             so that only sampled steps are read. Or one or several Minari ids or folders, see :meth:`from_minari`. Or
             one or several files of TD-MPC2 (.pt), see :meth:`from_tdmpc2`.
-        :param storage: Folder to store the data in, see :meth:`from_episodes`. It has no effect if the data is stored
-            already.
+        :param storage: Folder to store the data in, see :meth:`from_episodes`. If it holds the data of these sources
+            already, they are not read again, and need not exist anymore. It has no effect if the source is a stored
+            data set.
         :return: The data set.
         :raises FileNotFoundError: If a file, a folder or an id does not exist.
-        :raises ValueError: If a file is damaged, or the sources are of different kinds. The message names the file.
+        :raises ValueError: If a file is damaged, the sources are of different kinds, or the storage holds data of other
+            sources or of a former state of them. The message names the file.
         """
         several = _as_list(sources)
         stored = [source for source in several if (Path(source) / INDEX).is_file()]
@@ -373,6 +391,9 @@ class OfflineDataset:
             raise ValueError(f"{stored[0]} is a stored data set, which cannot be loaded with other data.")
         if stored:
             return cls(open_storage(Path(stored[0])))
+        if storage is not None and (Path(storage) / INDEX).is_file():
+            check_sources(read_index(Path(storage)).get("sources"), several, Path(storage))
+            return cls(open_storage(Path(storage)))
         if chunks and len(chunks) < len(several):
             raise ValueError(f"{chunks[0]} is a file of TD-MPC2, which cannot be loaded with Minari data sets.")
         if chunks:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pwm.common.files import atomic_write
+from sb3_pwm.data.cleaning import ROUNDING
 from sb3_pwm.data.types import Episode, TaskData
 
 INDEX = "index.json"
@@ -111,14 +112,16 @@ class StorageWriter:
     Write episodes to a folder, one at a time. The folder is a data set as soon as its index is written, at the end.
 
     :param folder: A new or empty folder.
+    :param sources: What the episodes are read from, see :mod:`sb3_pwm.data.sources`. None: not known.
     :raises FileExistsError: If the folder is not empty.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, sources: list[dict[str, Any]] | None = None):
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty: choose another folder, or delete it.")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.sources = sources
         self.tables: dict[str, _Table] = {}
         self.files: dict[str, dict[str, IO[bytes]]] = {}
 
@@ -150,8 +153,9 @@ class StorageWriter:
             np.savez(_file(self.folder, number, "episodes"), lengths=lengths, terminated=terminated)
             dimensions = dict(zip(("observation_dim", "action_dim"), table.dimensions, strict=True))
             index.append({"name": table.name, "rows": int((lengths + 1).sum()), **dimensions})
+        content = {"format": FORMAT, "checked": True, "sources": self.sources, "tasks": index}
         with atomic_write(self.folder / INDEX) as file:
-            file.write(json.dumps({"format": FORMAT, "tasks": index}).encode())
+            file.write(json.dumps(content).encode())
         return open_storage(self.folder)
 
 
@@ -159,14 +163,14 @@ def _file(folder: Path, number: int, name: str) -> Path:
     return folder / f"{number:03d}-{name}.{'npz' if name == 'episodes' else 'f32'}"
 
 
-def open_storage(folder: Path) -> list[TaskData]:
+def read_index(folder: Path) -> dict[str, Any]:
     """
-    Open a folder that :class:`StorageWriter` has written.
+    Read the index of a stored data set.
 
-    :param folder: The folder.
-    :return: Data of all tasks, memory-mapped.
+    :param folder: Folder that :class:`StorageWriter` has written.
+    :return: Dictionary with the keys ``tasks`` and, if it is not of an older version, ``sources`` and ``checked``.
     :raises FileNotFoundError: If the folder has no index.
-    :raises ValueError: If a file is damaged, or its size is not the one in the index. The message names the file.
+    :raises ValueError: If the index is damaged.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -178,8 +182,22 @@ def open_storage(folder: Path) -> list[TaskData]:
         raise ValueError(f"{path} is damaged, or was written by another program: {error!r}.") from error
     if tasks is None:
         raise ValueError(f"{path} has the format {index['format']!r}, not {FORMAT!r}: another program wrote it.")
+    return index  # type: ignore[no-any-return]
+
+
+def open_storage(folder: Path) -> list[TaskData]:
+    """
+    Open a folder that :class:`StorageWriter` has written.
+
+    :param folder: The folder.
+    :return: Data of all tasks, memory-mapped.
+    :raises FileNotFoundError: If the folder has no index.
+    :raises ValueError: If a file is damaged, its size is not the one in the index, or actions are not in [-1, 1]. The
+        message names the file.
+    """
+    index = read_index(folder)
     data = []
-    for number, task in enumerate(tasks):
+    for number, task in enumerate(index["tasks"]):
         n_rows = task["rows"]
         shapes = {
             "observations": (n_rows, task["observation_dim"]),
@@ -187,6 +205,8 @@ def open_storage(folder: Path) -> list[TaskData]:
             "rewards": (n_rows,),
         }
         arrays = {name: _map(_file(folder, number, name), shape) for name, shape in shapes.items()}
+        if not index.get("checked"):  # an older version has written it
+            _check_actions(arrays["actions"], _file(folder, number, "actions"))
         episodes = _file(folder, number, "episodes")
         try:
             with np.load(episodes, allow_pickle=False) as table:
@@ -197,6 +217,16 @@ def open_storage(folder: Path) -> list[TaskData]:
             raise ValueError(f"{episodes} has episodes of {(lengths + 1).sum()} rows, but {INDEX} says {n_rows}.")
         data.append(make_task_data(task["name"], arrays, lengths, terminated))
     return data
+
+
+def _check_actions(actions: NDArray[np.float32], path: Path) -> None:
+    """:raises ValueError: If an action is not in [-1, 1]."""
+    largest = max(float(actions.max()), -float(actions.min()))  # no array of absolute values, which may not fit
+    if not largest <= 1.0 + ROUNDING:
+        raise ValueError(
+            f"The actions in {path} must lie in [-1, 1], got {largest:g}: make the data set anew, with actions that "
+            "are scaled by the bounds of the action space."
+        )
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:

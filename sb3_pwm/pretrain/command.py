@@ -8,7 +8,6 @@ import torch.distributed as dist
 
 from sb3_pwm.common.devices import check_device
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.data.storage import INDEX
 from sb3_pwm.pretrain.checkpoint import RunPaths
 from sb3_pwm.pretrain.config import PretrainConfig
 from sb3_pwm.pretrain.distributed import is_first_process
@@ -33,7 +32,8 @@ class Pretrain:
     :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
     :param out: File of the model, *.safetensors.
     :param tasks: Names of the tasks to train on. Default: all tasks of the data.
-    :param storage: Folder to store the data in and map it from, for data that is larger than memory.
+    :param storage: Folder to store the data in and map it from, for data that is larger than memory. If it holds the
+        data of --dataset already, it is used.
     :param size: Preset of the world model.
     :param activation: Activation of the hidden layers of the world model.
     :param init: File of a world model to train further. --size and --activation have no effect then. A model without a
@@ -112,13 +112,10 @@ def open_data(sources: tuple[str, ...], tasks: tuple[str, ...] = (), storage: Pa
 
     :param sources: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
     :param tasks: Names of the tasks to keep, in this order. Empty: all tasks.
-    :param storage: Folder to store the data in. If it holds a data set already, that one is used.
+    :param storage: Folder to store the data in. If it holds the data of these sources already, it is used.
     :return: The data set.
     :raises FileNotFoundError: If a source does not exist.
     :raises ValueError: If a source is damaged or of an unknown kind, or a task is not in the data.
     """
-    if storage is not None and (storage / INDEX).is_file():
-        dataset = OfflineDataset.load(storage)
-    else:
-        dataset = OfflineDataset.load(sources, storage)
+    dataset = OfflineDataset.load(sources, storage)
     return dataset.select(tasks) if tasks else dataset
