@@ -82,6 +82,8 @@ setup(
         "minari": ["minari[hdf5]>=0.5.4"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
         "plots": ["rl-zoo3[plots]", "plotly"],
+        # pygame or pygame-ce, by the version of Gymnasium: windows of render_mode="human", as rl_zoo3.enjoy opens
+        "render": ["gymnasium[classic-control]"],
         # minari 0.5.4 needs Python 3.11
         "tests": [
             "metaworld>=3.0.0,<3.1",
