@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -14,7 +17,10 @@ from tqdm import tqdm
 
 from sb3_pwm.common.commands import POSITIONAL, run_command
 from sb3_pwm.common.files import atomic_write, with_suffix
-from sb3_pwm.data.readers.minari import default_folder, find_datasets, iterate_episodes, open_dataset
+from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.readers.minari import dataset_paths, default_folder, iterate_episodes, open_dataset
+from sb3_pwm.data.storage import INDEX
+from sb3_pwm.data.types import TaskData
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -24,14 +30,14 @@ class Description:
     """
     Content of a data set.
 
-    :param dataset_id: Id of the data set, such as ``"mt30/walker-walk-v0"``.
+    :param dataset_id: Id of the data set, such as ``"mt30/walker-walk-v0"``, or name of the task.
     :param returns: Return of each episode, ``(episodes,)``.
     :param steps: Number of agent steps of all episodes.
-    :param observation_dim: Size of an observation.
-    :param action_dim: Size of an action.
+    :param observation_dim: Size of an observation. One of a ``Dict`` is flattened, and a discrete one is one-hot.
+    :param action_dim: Size of an action. A discrete one is one-hot.
     :param success: Whether each episode had a success at any step. Episodes that do not say it are left out. None if no
         episode says it.
-    :param size: Number of bytes on disk.
+    :param size: Number of bytes on disk, or of the arrays of a task.
     :param behaviors: Behaviors that acted, as ``sb3-pwm collect`` writes them. Empty if they are unknown.
     """
 
@@ -47,7 +53,7 @@ class Description:
 
 def describe(path: str | Path) -> Description:
     """
-    Read a data set.
+    Read a Minari data set.
 
     :param path: Folder of the data set.
     :return: Content of the data set.
@@ -65,18 +71,63 @@ def describe(path: str | Path) -> Description:
             raise ValueError(f"The reward of step {step} of episode {number} of {path} is {rewards[step]}.")
         returns.append(rewards.sum())
         steps += len(rewards)
-        success = np.asarray(episode.infos.get("success", []), np.float64)  # type: ignore[union-attr]
-        if success.size and not np.isnan(success).any():  # NaN: an episode of a replay buffer
-            successes.append(bool(success.max() > 0.0))
+        success = _success(episode.infos)
+        if success is not None:
+            successes.append(success)
     return Description(
         str(dataset.spec.dataset_id),
         np.array(returns),
         steps,
-        int(np.prod(dataset.observation_space.shape or (0,))),
-        int(np.prod(dataset.action_space.shape or (0,))),
+        spaces.flatdim(dataset.observation_space),
+        spaces.flatdim(dataset.action_space),
         np.array(successes) if successes else None,
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         str(dataset.storage.metadata.get("behaviors", "")),
+    )
+
+
+def _success(infos: Any) -> bool | None:
+    """:return: Whether an episode had a success at any step. None if its infos, if it has any, do not say it."""
+    success = infos.get("success") if isinstance(infos, dict) else None
+    if success is None or isinstance(success, dict):
+        return None
+    values = np.asarray(success)
+    if values.size == 0 or values.dtype.kind not in "biuf" or np.isnan(values).any():  # NaN: of a replay buffer
+        return None
+    return bool(values.max() > 0)
+
+
+def describe_sources(sources: Sequence[str | Path]) -> list[Description]:
+    """
+    Read data of any kind that :meth:`~sb3_pwm.OfflineDataset.load` opens.
+
+    :param sources: Minari ids or folders, folders of stored data sets, or files of TD-MPC2.
+    :return: A description of each Minari data set, and of each task of other data. The size of a task is that of its
+        arrays, as ``OfflineDataset.save`` writes them.
+    :raises FileNotFoundError: If a source does not exist.
+    :raises ImportError: If Minari is needed and is not installed.
+    :raises ValueError: If a file is damaged. The message names the file.
+    """
+    found: list[Description] = []
+    paths: list[Path] = []
+    for source in sources:
+        if (Path(source) / INDEX).is_file() or Path(source).suffix == ".pt":
+            found += [_describe_task(task) for task in OfflineDataset.load(source).data]
+        else:
+            paths += dataset_paths(source)
+    return found + [describe(path) for path in tqdm(paths, unit="data set", disable=None, leave=False)]
+
+
+def _describe_task(task: TaskData) -> Description:
+    return Description(
+        task.name,
+        task.returns.astype(np.float64),
+        int(task.lengths.sum()),
+        task.observations.shape[1],
+        task.actions.shape[1],
+        None,
+        sum(array.nbytes for array in (task.observations, task.actions, task.rewards)),
+        "",
     )
 
 
@@ -124,7 +175,7 @@ def plot(descriptions: Sequence[Description], out: Path, columns: int = 8) -> No
         ax.axis("off")
     for ax, row in zip(axes.flat, descriptions, strict=False):
         ax.hist(row.returns, bins=20, color="tab:blue")
-        name = row.dataset_id.rpartition("/")[2].rpartition("-v")[0]
+        name = re.sub(r"-v\d+$", "", row.dataset_id.rpartition("/")[2])
         success = "" if row.success is None else f", {row.success.mean():.0%} success"
         ax.set_title(f"{name}\n{len(row.returns)} episodes{success}", fontsize=7)
         ax.tick_params(labelsize=6)
@@ -143,7 +194,8 @@ class Describe:
     """
     Show what data sets hold: a table, and a picture of the episodes' returns.
 
-    :param folders: Folders of data sets, or folders with data sets at any depth. Default: the folder of Minari.
+    :param folders: Folders of data sets, folders with data sets at any depth, Minari ids, or files of TD-MPC2. Default:
+        the folder of Minari.
     :param out: File of the picture, a PNG.
     """
 
@@ -157,8 +209,7 @@ class Describe:
         :raises FileNotFoundError: If there is no data set.
         :raises ValueError: If a data set is damaged.
         """
-        paths = [path for folder in self.folders or (default_folder(),) for path in find_datasets(folder)]
-        descriptions = [describe(path) for path in tqdm(paths, unit="data set", disable=None, leave=False)]
+        descriptions = describe_sources(self.folders or (default_folder(),))
         out = with_suffix(self.out, ".png")
         plot(descriptions, out)
         print(table(descriptions))

@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch as th
+from gymnasium import spaces
+from minari_sets import steps, write
 from PIL import Image
 
+from sb3_pwm import OfflineDataset
 from sb3_pwm.cli import main
 from sb3_pwm.collect import collect
 from sb3_pwm.collect.behaviors import Behavior
@@ -62,6 +66,49 @@ def test_success_and_size(tmp_path):
     assert description.size == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert f"{description.success.mean():.0%}" in table([description])
     assert description.behaviors == "random (6 episodes), expert (2 episodes)"
+
+
+@pytest.mark.parametrize(
+    ("infos", "expected"),
+    [
+        ((None, None, None), None),
+        (({}, {"other": np.zeros(4)}, None), None),
+        (({"success": np.array([0, 0, 1, 0])}, {}, {"success": np.zeros(4)}), [True, False]),
+        (({"success": np.array([False, False, True, False])}, None, None), [True]),
+        (({"success": {"left": np.ones(4)}}, {"nested": {"success": np.ones(4)}}, None), None),
+        (({"success": ["no", "no", "no", "yes"]}, None, {"success": np.ones(4)}), [True]),
+    ],
+)
+def test_infos_that_say_nothing_of_success(minari_folder, infos, expected):
+    write("a-v0", *[steps(3, infos=info) for info in infos])
+    description = describe(minari_folder / "a-v0")
+    assert description.returns.tolist() == [3.0] * 3
+    assert description.steps == 9
+    assert (None if description.success is None else description.success.tolist()) == expected
+
+
+def test_dictionaries_and_discrete_actions(minari_folder):
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2, 2)), b=spaces.Discrete(3))
+    observations = {"a": np.zeros((4, 2, 2)), "b": np.zeros(4, int)}
+    episode = steps(3, np.zeros(3, int), observations)
+    write("a-v0", episode, observation_space=space, action_space=spaces.Discrete(5))
+    description = describe(minari_folder / "a-v0")
+    assert (description.observation_dim, description.action_dim, description.steps) == (7, 5, 3)
+
+
+def test_data_of_other_kinds(minari_folder, tmp_path, capsys):
+    write("pick/human-v0")
+    chunk = {"obs": th.zeros(4, 6, 39), "action": th.zeros(4, 6, 6), "reward": th.ones(4, 6)}
+    chunk = {**chunk, "task": th.tensor([0, 0, 1, 1])[:, None].expand(4, 6).contiguous()}
+    th.save(chunk, tmp_path / "chunk_0.pt")
+    OfflineDataset.from_tdmpc2(tmp_path / "chunk_0.pt").save(tmp_path / "stored")
+    for source in ("chunk_0.pt", "stored"):
+        main(["describe", str(tmp_path / source), "pick/human-v0", "--out", str(tmp_path / "returns.png")])
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert lines[1][:6] == ["walker-stand", "24", "6", "2", "10", "5.0"]
+        assert lines[2][:6] == ["walker-walk", "24", "6", "2", "10", "5.0"]
+        assert lines[3][:6] == ["pick/human-v0", "2", "1", "1", "3", "3.0"]
+        assert lines[4][:5] == ["3", "data", "sets", "5", "23"]
 
 
 def test_one_data_set_and_unfinished_ones(data, tmp_path):
