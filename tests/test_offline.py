@@ -12,7 +12,7 @@ import torch as th
 from random_env import TINY, RandomEnv
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.data.types import Episode, SourceEpisode
@@ -628,6 +628,101 @@ def test_tasks_that_are_missing_or_ambiguous(dataset, world_model):
         make("Pendulum-swingup", world_model, dataset)
     with pytest.raises(ValueError, match="data set has no task 'pendulum-v1'"):
         make("Pendulum-v1", world_model, dataset.select(["cup-catch"]), task="pendulum-v1")
+
+
+class Secretive(gymnasium.Wrapper):
+    """Its spec cannot be pickled, like that of Gymnasium's Meta-World/MT1."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        env.unwrapped.spec.kwargs["reward"] = lambda: 0.0
+
+
+class OwnVecEnv(DummyVecEnv):
+    """Vector environments that tell nothing of the single ones."""
+
+    def get_attr(self, attr_name, indices=None):
+        if attr_name != "render_mode":
+            raise NotImplementedError(attr_name)
+        return [None]
+
+    def env_method(self, method_name, *method_args, indices=None, **method_kwargs):
+        raise NotImplementedError(method_name)
+
+
+def test_environments_that_cannot_be_asked_for_their_name(dataset, world_model):
+    arguments = dict(world_model=world_model, horizon=4, device="cpu", policy_kwargs=dict(NETWORKS))
+    own = OwnVecEnv([lambda: gymnasium.make("Pendulum-v1")])
+    with pytest.raises(ValueError, match=r"2 tasks, and the environment does not tell its name: give task=, one of"):
+        PWM("MlpPolicy", own, **arguments)
+    assert PWM("MlpPolicy", own, **arguments, dataset=dataset, task="pendulum-v1").replay_buffer.size() == 300
+    alone = dataset.select(["pendulum-v1"])
+    assert PWM("MlpPolicy", own, dataset=alone, device="cpu", policy_kwargs=TINY).replay_buffer.size() == 300
+    workers = make_vec_env("Pendulum-v1", 2, wrapper_class=Secretive, vec_env_cls=SubprocVecEnv)
+    model = PWM("MlpPolicy", workers, **arguments, dataset=dataset)
+    assert (model.policy.task, model.replay_buffer.size()) == ("pendulum-v1", 150)
+    assert model.learn(4).num_timesteps == 4  # the workers live
+    workers.close()
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """A world model and data of two tasks with the same spaces."""
+    sides = [("cheetah-run", "Cheetah-run"), ("cheetah-jump", "Cheetah-jump")]
+    data = OfflineDataset.from_episodes([part for side in sides for part in episodes(*side, 2, 20)])
+    dimensions = dict(observation_dim=data.observation_dim, action_dim=data.action_dim)
+    return WorldModel(WorldModelConfig(tasks=data.tasks, **dimensions, **SIZES)), data
+
+
+def test_a_policy_stays_one_of_its_task(runs, tmp_path):
+    world_model, data = runs
+    model = make("Cheetah-run", world_model, data)
+    model.save(tmp_path / "model")
+    env, other = gymnasium.make("Cheetah-run"), gymnasium.make("Cheetah-jump")
+    refused = pytest.raises(ValueError, match=r"for the task 'cheetah-run', and not for 'cheetah-jump': leave task out")
+    with refused:
+        PWM.load(tmp_path / "model", env=env, task="cheetah-jump")
+    with pytest.warns(
+        UserWarning, match="named like the task 'cheetah-jump', and the policy stays one for 'cheetah-run'"
+    ):
+        loaded = PWM.load(tmp_path / "model", env=other, task="cheetah-run")
+    assert (loaded.task, loaded.policy.task, loaded.policy.task_index) == ("cheetah-run", "cheetah-run", 0)
+    with pytest.warns(UserWarning, match="named like the task 'cheetah-jump'"):
+        model.set_env(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_env(env)
+        loaded = PWM.load(tmp_path / "model", env=env)
+    with pytest.raises(ValueError, match="data set has no task 'cheetah-run'"):
+        loaded.add_dataset(data.select(["cheetah-jump"]))
+    model.task = "cheetah-jump"
+    for use in (lambda: model.add_dataset(data), lambda: model.learn(5)):
+        with refused:
+            use()
+    model.save(tmp_path / "again")  # and nothing is lost by it
+    assert PWM.load(tmp_path / "again").task == "cheetah-run"
+    # The advice
+    jump = make("Cheetah-jump", model.world_model, data, task="cheetah-jump").learn(3)
+    assert (jump.task, jump.policy.task, jump.policy.task_index) == ("cheetah-jump", "cheetah-jump", 1)
+
+
+def test_the_task_can_be_given_in_two_places(runs):
+    world_model, data = runs
+    for given in (dict(task="cheetah-jump"), dict(policy_kwargs=dict(NETWORKS, task="cheetah-jump"))):
+        model = make("Cheetah-run", world_model, data, **given)
+        assert (model.task, model.policy.task, model.policy.task_index) == ("cheetah-jump", "cheetah-jump", 1)
+        jumps = data.task_data("cheetah-jump").episode(0).observations
+        np.testing.assert_array_equal(model.replay_buffer.observations[:20, 0], jumps[:-1])
+    with pytest.raises(ValueError, match=r"task='cheetah-run' and policy_kwargs=dict\(task='cheetah-jump'\) are two"):
+        make("Cheetah-run", world_model, data, task="cheetah-run", **given)
+    # A new world model of several tasks
+    new = PWM("MlpPolicy", gymnasium.make("Cheetah-jump"), world_model=world_model.config, device="cpu")
+    assert (new.policy.task_index, new.pretrained) == (1, False)
+    assert new.predict(np.zeros(17, np.float32))[0].shape == (6,)
+    with pytest.raises(
+        ValueError, match="none is named like the environment 'Pendulum-v1': give task=, one of cheetah-run"
+    ):
+        PWM("MlpPolicy", "Pendulum-v1", world_model=dict(tasks=data.tasks))
 
 
 def test_shapes_that_do_not_fit(dataset, world_model):

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,14 +114,18 @@ def _check_observations(space: spaces.Space, where: str) -> None:
         )
 
 
-def check_policy(policy: Any, policy_kwargs: Any) -> None:
+def check_policy(policy: Any, policy_kwargs: Any, task: str | None) -> None:
     """
     :param policy: Argument of :class:`~sb3_pwm.PWM`.
     :param policy_kwargs: Argument of :class:`~sb3_pwm.PWM`.
-    :raises ValueError: If one of them is of another kind.
+    :param task: Argument of :class:`~sb3_pwm.PWM`.
+    :raises ValueError: If one of them is of another kind, or they name two tasks.
     """
     if policy_kwargs is not None and not isinstance(policy_kwargs, dict):
         raise ValueError(f"policy_kwargs must be a dictionary, got {policy_kwargs!r}.")
+    theirs = (policy_kwargs or {}).get("task")
+    if theirs is not None and task is not None and theirs != task:
+        raise ValueError(f"task={task!r} and policy_kwargs=dict(task={theirs!r}) are two tasks: give one of them.")
     if isinstance(policy, type) and not issubclass(policy, PWMPolicy):
         raise ValueError(
             f"policy={policy.__name__} is not one of PWM's: pass a name, or a subclass of sb3_pwm.PWMPolicy. "
@@ -281,24 +287,87 @@ def choose_task(task: str | None, tasks: Sequence[str], owner: str, env: VecEnv 
     :param tasks: The tasks to choose from.
     :param owner: The name of what has these tasks, for the error.
     :param env: The model's environment.
-    :return: The task that was asked for, else the task of the environment's name, else the only one.
+    :return: The task that was asked for, else the only one, else the task of the environment's name.
     :raises ValueError: If the choice is not clear; the message lists the tasks.
     """
     if task is not None:
         if task not in tasks:
             raise ValueError(f"The {owner} has no task {task!r}; its tasks are {', '.join(tasks)}.")
         return task
-    specs = env.get_attr("spec") if env is not None else []
-    name = getattr(specs[0], "id", "").rpartition(":")[2] if specs else ""
-    named = [task for task in tasks if task.lower() == name.lower()]
-    if len(named) == 1:
-        return named[0]
     if len(tasks) == 1:
         return tasks[0]
-    raise ValueError(
-        f"The {owner} has {len(tasks)} tasks, and none is named like the environment {name!r}: "
-        f"give task=, one of {', '.join(tasks)}."
-    )
+    name = environment_name(env)
+    named = task_of_name(name, tasks)
+    if named is not None:
+        return named
+    reason = f"none is named like the environment {name!r}" if name else "the environment does not tell its name"
+    raise ValueError(f"The {owner} has {len(tasks)} tasks, and {reason}: give task=, one of {', '.join(tasks)}.")
+
+
+def tasks_of(world_model: Any) -> Sequence[str]:
+    """
+    :param world_model: Argument of :class:`~sb3_pwm.PWMPolicy`; None for its default.
+    :return: Names of the tasks of a multi-task world model; none for a single-task one.
+    """
+    if isinstance(world_model, WorldModelConfig):
+        return world_model.tasks
+    return world_model.get("tasks", ()) if isinstance(world_model, Mapping) else ()
+
+
+def check_task(task: str | None, policy: PWMPolicy) -> None:
+    """
+    :param task: Task of a model.
+    :param policy: Policy of the model.
+    :raises ValueError: If the policy is of another task. Its actor and critics know the latents of its own only.
+    """
+    if policy.task is not None and task != policy.task:
+        raise ValueError(
+            f"The policy is for the task {policy.task!r}, and not for {task!r}: leave task out, or make another model, "
+            f"PWM(..., world_model=model.world_model, task={task!r})."
+        )
+
+
+def warn_of_other_task(policy: PWMPolicy, env: VecEnv | None) -> None:
+    """
+    Warn if an environment is of another task than the policy.
+
+    :param policy: The policy.
+    :param env: A new environment of the policy's model.
+    """
+    if policy.task is None:
+        return
+    named = task_of_name(environment_name(env), policy.world_model.config.tasks)
+    if named is not None and named != policy.task:
+        warnings.warn(
+            f"The environment is named like the task {named!r}, and the policy stays one for {policy.task!r}: for "
+            f"{named!r}, make another model, PWM(..., world_model=model.world_model, task={named!r})."
+        )
+
+
+def environment_name(env: VecEnv | None) -> str:
+    """
+    :param env: The model's environment.
+    :return: Registered name of the environment without its namespace; empty if the environment does not tell it.
+    """
+    if env is None:
+        return ""
+    try:
+        # Gymnasium writes <Wrapper<Class<id>>>. Not the spec: a worker process ends if its spec cannot be pickled.
+        description = env.env_method("__str__", indices=0)[0]
+    except Exception:  # vector environments of users raise anything for what they do not have
+        return ""
+    found = re.search(r"<([^<>\s]+)>+$", str(description))
+    return found[1].rpartition(":")[2] if found is not None else ""
+
+
+def task_of_name(name: str, tasks: Sequence[str]) -> str | None:
+    """
+    :param name: Name of an environment.
+    :param tasks: Names of tasks.
+    :return: The task of this name, in upper or lower case; None if there is none, or more than one.
+    """
+    named = [task for task in tasks if task.lower() == name.lower()]
+    return named[0] if len(named) == 1 else None
 
 
 def as_schedule(learning_rate: float | str | Schedule, name: str) -> Schedule:

@@ -215,7 +215,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        arguments.check_policy(policy, policy_kwargs)
+        arguments.check_policy(policy, policy_kwargs, task)
         if _init_setup_model:
             arguments.check_env(env)
         if env is not None:
@@ -283,11 +283,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             if "world_model" in self.policy_kwargs:  # as rl-zoo3's configurations and trials have it
                 warnings.warn("world_model takes the place of the one in policy_kwargs.", stacklevel=3)
             self.policy_kwargs["world_model"] = fields
-        if pretrained is not None:
-            self.pretrained = True
-            if pretrained.config.tasks:
-                self.task = arguments.choose_task(self.task, pretrained.config.tasks, "world model", self.env)
-                self.policy_kwargs["task"] = self.task
+        self.pretrained = self.pretrained or pretrained is not None
+        tasks = arguments.tasks_of(self.policy_kwargs.get("world_model"))
+        if tasks:
+            task = self.policy_kwargs.get("task") or self.task
+            self.task = self.policy_kwargs["task"] = arguments.choose_task(task, tasks, "world model", self.env)
         arguments.check_arguments(self)
         size = self.policy_kwargs.get("world_model", DEFAULT_SIZE)
         with explain_out_of_memory(f"a world model of {size}", "Choose a smaller world_model."):
@@ -308,6 +308,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = arguments.as_schedule(self.learning_rate, "learning_rate")  # type: ignore[assignment]
+
+    def _check_task(self) -> None:
+        arguments.check_task(self.task, self.policy)
 
     @property
     def actor(self) -> Actor:  # type: ignore[override]
@@ -551,8 +554,13 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         """
         if kwargs.pop("world_model", None) is not None:
             warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
-        dataset = arguments.resolve_dataset(kwargs.pop("dataset", None))
+        dataset, task = arguments.resolve_dataset(kwargs.pop("dataset", None)), kwargs.pop("task", None)
         model = super().load(path, env, *args, **kwargs)
+        if task is not None:
+            model.task = task
+        model._check_task()
+        if env is not None:
+            arguments.warn_of_other_task(model.policy, model.env)
         if dataset is not None:
             model.add_dataset(dataset)
         return model
@@ -567,6 +575,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         if self.pretrained:
             arguments.check_pretrained(self.policy, unwrap_vec_normalize(env))
         super().set_env(env, force_reset)
+        arguments.warn_of_other_task(self.policy, env)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_functions", "_given"]

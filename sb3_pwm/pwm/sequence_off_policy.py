@@ -49,6 +49,7 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
             ``buffer_size``.
         """
         assert self.replay_buffer is not None
+        self._check_task()
         data = dataset.task_data(choose_task(self.task, dataset.tasks, "data set", self.env))
         self.replay_buffer.add_episodes([data.episode(number) for number in range(len(data.lengths))])
 
@@ -101,6 +102,9 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
                 "in the environment."
             )
 
+    def _check_task(self) -> None:
+        """:raises ValueError: If ``task`` was set to another task than the policy's."""
+
     @property
     def _longest_sequence(self) -> int:
         """Number of steps of the longest sequences that an update replays."""
@@ -113,6 +117,7 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         return buffer.can_sample(self._longest_sequence) and buffer.size() * self.n_envs >= self.learning_starts
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        self._check_task()
         self._prepare_normalization()  # before environments are reset, which normalizes their first observations
         # SB3 resets the environments if one of these holds: what comes next does not follow from what is stored.
         resets = kwargs.get("reset_num_timesteps", args[1] if len(args) > 1 else True) or self._last_obs is None
