@@ -7,10 +7,21 @@ import warnings
 
 import gymnasium
 import numpy as np
+import optuna
 import pytest
 import torch as th
 from random_env import TINY, RandomEnv
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from rl_zoo3.callbacks import RawStatisticsCallback, SaveVecNormalizeCallback, TrialEvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -149,6 +160,44 @@ def test_evaluation_callback_runs_in_the_real_environment(dataset, world_model, 
     )
     model.learn(30, callback=evaluation)
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20, 30]
+
+
+def test_callbacks_of_sb3_and_of_rl_zoo3(dataset, world_model, tmp_path):
+    class Watch(BaseCallback):
+        def _on_step(self):
+            step = self.locals
+            assert (step["rewards"].tolist(), step["dones"].tolist(), step["infos"]) == (
+                [0.0] * 2,
+                [False] * 2,
+                [{}, {}],
+            )
+            assert step["env"] is self.training_env
+            np.testing.assert_array_equal(step["new_obs"], self.model._last_obs)
+            return True
+
+    def evaluation_env():
+        return make_vec_env("Pendulum-v1", env_kwargs=dict(max_episode_steps=5))
+
+    two = make_vec_env("Pendulum-v1", 2)
+    model = PWM(
+        "MlpPolicy", two, world_model=world_model, dataset=dataset, offline=True, device="cpu", batch_size=8,
+        tensorboard_log=str(tmp_path), policy_kwargs=dict(NETWORKS),
+    )  # fmt: skip
+    evaluation = EvalCallback(
+        evaluation_env(), eval_freq=4, n_eval_episodes=1, verbose=0,
+        callback_on_new_best=StopTrainingOnRewardThreshold(0.0),
+        callback_after_eval=StopTrainingOnNoModelImprovement(100),
+    )  # fmt: skip
+    trial = TrialEvalCallback(evaluation_env(), optuna.create_study().ask(), n_eval_episodes=1, eval_freq=5)
+    others = [StopTrainingOnMaxEpisodes(1), EveryNTimesteps(3, LogEveryNTimesteps(3)), RawStatisticsCallback()]
+    files = [SaveVecNormalizeCallback(1, str(tmp_path)), CheckpointCallback(5, str(tmp_path), save_replay_buffer=True)]
+    model.learn(10, [Watch(), evaluation, trial, *others, *files], progress_bar=True)
+    assert model.n_updates == 10
+    assert (evaluation.n_calls, trial.eval_idx) == (10, 2)
+    assert (tmp_path / "rl_model_replay_buffer_10_steps.pkl").is_file()
+    assert (
+        model.learn(5, lambda variables, _: len(variables["infos"]) < 2).num_timesteps == 1
+    )  # the first step stops it
 
 
 def test_fine_tuning_changes_the_world_model(dataset, world_model):

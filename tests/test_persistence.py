@@ -1,5 +1,6 @@
 """Saving and loading of models, parameters and replay buffers, bad files, and determinism."""
 
+import inspect
 import io
 import json
 import multiprocessing
@@ -32,7 +33,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_pwm import PWM, OfflineDataset, PWMPolicy, latest_checkpoint
+from sb3_pwm import PWM, OfflineDataset, PWMPolicy, SequenceReplayBuffer, latest_checkpoint
 from sb3_pwm.common.files import atomic_write
 
 SMALL = dict(policy_kwargs=TINY, learning_starts=15, batch_size=6, buffer_size=200, device="cpu", seed=0)
@@ -632,13 +633,78 @@ def test_a_file_that_lacks_a_part(saved, tmp_path):
     [
         (dict(horizn=3), TypeError, "no argument 'horizn': did you mean 'horizon'"),
         (dict(dataset="no/such/folder"), FileNotFoundError, "no/such/folder"),
-        (dict(policy_kwargs=dict(net_arch=[3])), ValueError, "policy kwargs do not equal the stored"),
+        (dict(policy_kwargs=dict(net_arch=[3])), ValueError, r"leave policy_kwargs={'net_arch': \[3\]} out of load"),
+        (dict(policy="MlpPolicy"), TypeError, "no argument 'policy': a saved model keeps the class of its policy"),
+        (dict(_init_setup_model=False), TypeError, "no argument '_init_setup_model': .*leave it out"),
         (dict(horizon=0), ValueError, "horizon must be an integer of at least 1"),
     ],
 )
 def test_bad_arguments_of_load(saved, arguments, error, message):
     with pytest.raises(error, match=message):
         PWM.load(saved / "model", **arguments)
+
+
+class OtherPolicy(PWMPolicy):
+    pass
+
+
+class OtherBuffer(SequenceReplayBuffer):
+    pass
+
+
+# Every argument of load with another value than the saved one, and how the model shows it after some learning
+REPLACED = dict(
+    learning_rate=(7e-4, lambda m: m.policy.actor_optimizer.param_groups[0]["lr"]),
+    critic_learning_rate=(7e-4, lambda m: m.policy.critic_optimizer.param_groups[0]["lr"]),
+    world_model_learning_rate=(7e-4, lambda m: m.policy.world_model_optimizer.param_groups[0]["lr"]),
+    buffer_size=(90, lambda m: len(m.replay_buffer.observations)),
+    train_freq=(2, lambda m: m.train_freq.frequency),
+    replay_critic_coef=(0.5, lambda m: m.phase.replay_critic_coef),
+    replay_critic_horizon=(7, lambda m: m.replay_critic_horizon),
+    world_model_updates=(2, lambda m: m.phase.n_world_model_updates),
+    world_model_loss_kwargs=(dict(reward_coef=0.5), lambda m: m.world_model_loss_kwargs),
+    bc_coef=(0.5, lambda m: m.phase.bc_coef),
+    ent_coef=(0.5, lambda m: m._ent_coef().item()),
+    action_noise=(NormalActionNoise(np.zeros(1), np.ones(1)), lambda m: m.action_noise),
+    replay_buffer_class=(OtherBuffer, lambda m: type(m.replay_buffer)),
+    replay_buffer_kwargs=(dict(storage="device"), lambda m: dict(storage=m.replay_buffer.storage)),
+    optimize_memory_usage=(True, lambda m: m.replay_buffer.optimize_memory_usage),
+    stats_window_size=(3, lambda m: m.ep_info_buffer.maxlen),
+    tensorboard_log=("logs", lambda m: Path(m.logger.dir).parent.name),
+    gradient_checkpointing=(True, lambda m: m._functions.gradient_checkpointing),
+)
+# What the updates read from the model's attribute of that name
+READ = dict(
+    learning_starts=9, batch_size=5, horizon=4, td_lambda=0.5, rho=0.5, gamma=0.5, tau=0.5, gradient_steps=2,
+    n_critic_epochs=2, n_critic_minibatches=2, offline=False, bc_temperature=2.0, target_entropy=-3.0,
+    precision="bfloat16", compile=False, overlap_updates=False, verbose=0, seed=3,
+)  # fmt: skip
+# Arguments that are tested elsewhere: refused, or given to load as such
+OTHERS = {"policy", "policy_kwargs", "env", "device", "world_model", "dataset", "task", "_init_setup_model"}
+
+
+def test_every_argument_of_load_has_an_effect(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert set(REPLACED) | set(READ) | OTHERS == set(inspect.signature(PWM).parameters)
+    given = {name: value for name, (value, _) in REPLACED.items() if name != "optimize_memory_usage"}
+    for arguments in (given, dict(optimize_memory_usage=True, replay_buffer_class=None, replay_buffer_kwargs=None)):
+        arguments = {**READ, **arguments, "learning_starts": 9}
+        before = PWM.load(saved / "model")
+        model = PWM.load(saved / "model", env=gym.make("Pendulum-v1", max_episode_steps=10), device="cpu", **arguments)
+        model.learn(40, reset_num_timesteps=False)
+        assert model.n_updates > before.n_updates
+        for name, value in arguments.items():
+            default = dict(replay_buffer_class=SequenceReplayBuffer, replay_buffer_kwargs=dict(storage="host"))
+            expected = default[name] if value is None else value
+            assert REPLACED[name][1](model) == expected if name in REPLACED else getattr(model, name) == value, name
+
+
+def test_arguments_of_load_that_are_those_of_the_saved_model(saved):
+    stored = PWM.load(saved / "model", policy_kwargs=TINY).policy_kwargs
+    assert PWM.load(saved / "model", policy_kwargs=dict(stored)).policy_kwargs == stored
+    assert PWM.load(saved / "model", policy_kwargs=None, world_model_loss_kwargs=None).world_model_loss_kwargs == {}
+    # The advice
+    assert type(PWM.load(saved / "model", custom_objects=dict(policy_class=OtherPolicy)).policy) is OtherPolicy
 
 
 def test_bad_replay_buffers(saved, tmp_path):

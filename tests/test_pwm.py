@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -591,6 +591,24 @@ def test_updates_run_while_subprocesses_step(monkeypatch):
         assert order == expected
         assert model.n_updates == 60 - SMALL["learning_starts"]
         env.close()
+
+
+def test_workers_are_asked_for_their_render_mode_once(monkeypatch):
+    env = make_vec_env(Drift, 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
+    model = PWM("MlpPolicy", env, seed=0, **SMALL)
+    asked: list[str] = []
+    get_attr = env.get_attr
+    monkeypatch.setattr(env, "get_attr", lambda name, indices=None: asked.append(name) or get_attr(name, indices))
+    model.learn(24)
+    model.learn(6, reset_num_timesteps=False)
+    assert asked == ["render_mode"]
+    other = VecMonitor(env)
+    model.set_env(other)
+    model.learn(6, reset_num_timesteps=False)
+    assert len(other.episode_returns) == 2
+    assert other.episode_lengths.sum() > 0  # it is the new environment that was stepped
+    assert asked == ["render_mode"] * 3  # for VecMonitor, and for the wrapper around it
+    env.close()
 
 
 def test_overlap_leaves_no_environment_waiting_after_an_error(monkeypatch):

@@ -5,6 +5,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from copy import deepcopy
 from io import BufferedIOBase
@@ -71,6 +72,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         self.file_format = FILE_FORMAT
         self.sb3_pwm_version = __version__
         self._deferred = DeferredUpdates()
+        self._overlapped: OverlappedVecEnv | None = None
         self._n_updates_at_start = 0
         self._normalization: dict[str, Any] = {}  # statistics of VecNormalize when the model was saved
 
@@ -143,7 +145,10 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
         """Collect transitions as SB3 does. Deferred updates are made while the environments take the first step."""
         if self._deferred.request is not None:
-            env = OverlappedVecEnv(env, self._make_deferred_updates)
+            if self._overlapped is None or self._overlapped.venv is not env:
+                # Once per environment: a wrapper asks all worker processes for their render mode.
+                self._overlapped = OverlappedVecEnv(env, self._make_deferred_updates)
+            env = self._overlapped
         return super().collect_rollouts(env, *args, **kwargs)
 
     def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -286,6 +291,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
             spaces are not the environment's.
         """
         reject_unknown_keywords(cls, kwargs, cls.unsupported_arguments)
+        stats_window_size = kwargs.pop("stats_window_size", None)
         try:
             check_file_format(path, "model", _read_file_format(path))
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
@@ -302,7 +308,16 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
                 raise
             raise ValueError(f"{path} is cut short, or not a saved model at all: {error}.") from error
         model._restore_normalization("the saved model")
+        if stats_window_size is not None:
+            model._set_stats_window(stats_window_size)
         return model
+
+    def _set_stats_window(self, size: int) -> None:
+        """:param size: Number of episodes that rollout statistics are averaged over, from the latest ones on."""
+        self._stats_window_size = size
+        for name in ("ep_info_buffer", "ep_success_buffer"):
+            episodes = getattr(self, name)
+            setattr(self, name, None if episodes is None else deque(episodes, maxlen=size))
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -416,7 +431,7 @@ class RobustOffPolicyAlgorithm(OffPolicyAlgorithm):
         return loaded
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_deferred"]
+        return [*super()._excluded_save_params(), "_deferred", "_overlapped"]
 
 
 class DeferredUpdates:

@@ -44,6 +44,13 @@ UNSUPPORTED = {
 }
 """Arguments that PWM refuses: those of SB3's other off-policy algorithms, and old names. By name, what to use."""
 
+NOT_AT_LOAD = {
+    "policy": "a saved model keeps the class of its policy: leave it out, or replace the class by "
+    "custom_objects=dict(policy_class=...).",
+    "_init_setup_model": "a loaded model has its networks: leave it out.",
+}
+"""Arguments of PWM that :meth:`~sb3_pwm.PWM.load` refuses. By name, what to use."""
+
 LOSS_COEFFICIENTS = ("dynamics_coef", "reward_coef", "termination_coef")
 
 WorldModelArgument = str | Path | Mapping[str, Any] | WorldModelConfig | WorldModel | None
@@ -130,6 +137,34 @@ def check_policy(policy: Any, policy_kwargs: Any, task: str | None) -> None:
         raise ValueError(
             f"policy={policy.__name__} is not one of PWM's: pass a name, or a subclass of sb3_pwm.PWMPolicy. "
             "(A saved model with this policy is another algorithm's: load it with that algorithm.)"
+        )
+
+
+def arguments_of_load(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check arguments that replace saved ones.
+
+    :param given: Arguments of :meth:`~sb3_pwm.PWM.load`, by name.
+    :return: The arguments, with what None stands for in the constructor.
+    :raises TypeError: If one of them cannot be replaced.
+    """
+    for name, reason in NOT_AT_LOAD.items():
+        if name in given:
+            raise TypeError(f"PWM.load() has no argument {name!r}: {reason}")
+    defaults = {"replay_buffer_class": SequenceReplayBuffer, "replay_buffer_kwargs": {}, "world_model_loss_kwargs": {}}
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
+
+
+def check_policy_kwargs_of_load(given: Any, stored: dict[str, Any]) -> None:
+    """
+    :param given: Argument of :meth:`~sb3_pwm.PWM.load`.
+    :param stored: ``policy_kwargs`` of the saved model.
+    :raises ValueError: If they are of other networks than the saved ones.
+    """
+    if given is not None and any(name not in stored or stored[name] != value for name, value in given.items()):
+        raise ValueError(
+            f"A saved model keeps its networks: leave policy_kwargs={given} out of load(), or make a new model with "
+            f"them. The policy_kwargs of the saved one are {stored}."
         )
 
 

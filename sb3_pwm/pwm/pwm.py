@@ -550,12 +550,16 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         Load a model, see :meth:`SequenceOffPolicyAlgorithm.load`. The file holds the world model that it was made with.
 
         Among the keyword arguments, ``dataset`` fills the replay buffer, and ``ent_coef`` starts the entropy
-        coefficient anew.
+        coefficient anew. ``world_model`` is not used, with a warning. ``policy``, another ``policy_kwargs`` and another
+        ``task`` than the policy's are refused.
         """
         if kwargs.pop("world_model", None) is not None:
             warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
+        kwargs = arguments.arguments_of_load(kwargs)
         dataset, task = arguments.resolve_dataset(kwargs.pop("dataset", None)), kwargs.pop("task", None)
+        policy_kwargs = kwargs.pop("policy_kwargs", None)
         model = super().load(path, env, *args, **kwargs)
+        arguments.check_policy_kwargs_of_load(policy_kwargs, model.policy_kwargs)
         if task is not None:
             model.task = task
         model._check_task()

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any, TypeVar
 
+import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn
@@ -157,16 +158,20 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
         """Collect transitions as SB3 does. With ``offline``, tell callbacks of a timestep that stands for an update."""
         if self.offline:
-            return self._offline_timestep(*args, **kwargs)
+            return self._offline_timestep(env, *args, **kwargs)
         return super().collect_rollouts(env, *args, **kwargs)
 
     def _offline_timestep(
-        self, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
+        self, env: VecEnv, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
     ) -> RolloutReturn:
         """Tell callbacks and logger what a rollout of one step would tell them, without the step."""
         callback.on_rollout_start()
         self.num_timesteps += 1
-        callback.update_locals(locals())
+        # What callbacks may ask a step for: there are no rewards, no episode ends, and nothing is reported.
+        rewards, dones = np.zeros(env.num_envs, np.float32), np.zeros(env.num_envs, bool)
+        infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+        step = dict(new_obs=self._last_obs, rewards=rewards, dones=dones, infos=infos)
+        callback.update_locals({**locals(), **step})
         continue_training = callback.on_step()
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if log_interval is not None and self.num_timesteps % (100 * log_interval) == 0:
