@@ -428,7 +428,50 @@ def offline_set_later(make_model, episodes, folder):
     return model
 
 
-ENTRANCES = [constructor, add_dataset, load_replay_buffer, add_to_replay_buffer, load_with_dataset, offline_set_later]
+def add_episodes(make_model, episodes, folder):
+    model = make_model(offline=True)
+    model.replay_buffer.add_episodes([part.episode for part in episodes])
+    return model
+
+
+def load_for_two_environments(make_model, episodes, folder):
+    make_model(dataset=OfflineDataset.from_episodes(episodes)).save_replay_buffer(folder / "buffer.pkl")
+    model = make_model(env=make_vec_env(Cliff, 2), offline=True)
+    model.load_replay_buffer(folder / "buffer.pkl")
+    return model
+
+
+def load_a_model_saved_with_its_buffer(make_model, episodes, folder):
+    make_model(dataset=OfflineDataset.from_episodes(episodes)).save(folder / "model.zip", include=["replay_buffer"])
+    return PWM.load(folder / "model.zip", env=Cliff(), offline=True, device="cpu")
+
+
+def resume_as_rl_zoo3(make_model, episodes, folder):
+    """The calls of ``rl_zoo3.train -i``: all hyperparameters but the policy's, then the replay buffer."""
+    model = make_model(dataset=OfflineDataset.from_episodes(episodes))
+    model.save(folder / "model.zip")
+    model.save_replay_buffer(folder / "replay_buffer.pkl")
+    hyperparameters = dict(learning_starts=1000, batch_size=16, train_freq=2, gradient_steps=-1, offline=True)
+    model = PWM.load(
+        folder / "model.zip", env=make_vec_env(Cliff), seed=1, tensorboard_log=None, verbose=0, device="cpu",
+        **hyperparameters,
+    )  # fmt: skip
+    model.load_replay_buffer(folder / "replay_buffer.pkl", truncate_last_traj=True)
+    return model
+
+
+ENTRANCES = [
+    constructor,
+    add_dataset,
+    add_episodes,
+    add_to_replay_buffer,
+    load_replay_buffer,
+    load_for_two_environments,
+    load_with_dataset,
+    load_a_model_saved_with_its_buffer,
+    resume_as_rl_zoo3,
+    offline_set_later,
+]
 
 
 @pytest.mark.parametrize("terminates", [True, False])
@@ -438,11 +481,11 @@ def test_data_behaves_alike_whatever_way_it_came(entrance, terminates, tmp_path,
     data = cliff_data(rewards=(1.0, 1.0, 1.0), terminated=terminates).data[0]
     parts = [SourceEpisode("cliff", data.episode(number), f"episode {number}") for number in range(40)]
 
-    def make_model(**kwargs):
+    def make_model(env=None, **kwargs):
         sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)
         return PWM(
-            "MlpPolicy", Cliff(), seed=0, batch_size=16, device="cpu", world_model=sizes, replay_critic_horizon=4,
-            policy_kwargs=dict(NETWORKS), **kwargs,
+            "MlpPolicy", env or Cliff(), seed=0, batch_size=16, world_model=sizes, replay_critic_horizon=4,
+            device="cpu", policy_kwargs=dict(NETWORKS), **kwargs,
         )  # fmt: skip
 
     model = entrance(make_model, parts, tmp_path)
