@@ -1,6 +1,7 @@
 """PWM with a pretrained world model and offline data: no environment is stepped, and everything else is as ever."""
 
 import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -382,6 +383,83 @@ def test_a_configuration_without_a_head_gets_one_and_fields_that_say_so_a_warnin
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.learn(2)
+
+
+# --- Rewards beyond the reward head ----------------------------------------------------------------------------------
+
+
+def test_a_new_model_gets_bins_that_reach_the_rewards_of_its_data():
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)
+    for world_model in (sizes, WorldModelConfig(4, 1, **sizes), None):
+        config = extract(world_model, dataset=cliff_data(rewards=(1.0, -1e5, 3.0))).world_model.config
+        assert (config.bin_low, config.bin_high) == (-12.0, 12.0)  # symexp(12) is 162,754
+        config = extract(world_model, dataset=cliff_data(rewards=(1.0, -22_000.0, 3.0))).world_model.config
+        assert (config.bin_low, config.bin_high) == (-10.0, 10.0)
+    scalar = extract(dict(**sizes, reward_head="scalar"), dataset=cliff_data(rewards=(1.0, -1e5, 3.0)))
+    assert scalar.learn(1).n_updates == 1
+
+
+def test_rewards_beyond_the_reward_head_are_refused_and_the_advice_works(headless, tmp_path):
+    data = cliff_data(rewards=(1.0, 2.0, 1e6))
+    message = r"The data of cliff has a reward of 1e\+06, and the reward head of the world model ends at 22025\.5"
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)
+    makers = [
+        lambda: extract(headless, dataset=data),
+        lambda: extract(dict(**sizes, bin_low=-3.0, bin_high=10.0), dataset=data),
+        lambda: extract(sizes, dataset=None).add_dataset(data),
+    ]
+    for make_model in makers:
+        with pytest.raises(ValueError, match=message) as error:
+            make_model()
+    advice = re.search(
+        r"world_model=(dict\(.*?\))\).*divide the rewards of environment and data by (\d+)", str(error.value)
+    )
+    fields, divisor = eval(advice.group(1)), int(advice.group(2))
+    assert divisor == 100
+    extract({**sizes, **fields}, dataset=None).add_dataset(data)
+    extract(headless, dataset=cliff_data(rewards=(0.01, 0.02, 1e6 / divisor)))
+    # A replay buffer is refused offline; a run that goes on is warned.
+    wide = extract(sizes, dataset=data)
+    wide.save_replay_buffer(tmp_path / "buffer")
+    narrow = extract(sizes, dataset=None)
+    with pytest.raises(ValueError, match=r"The replay buffer .*buffer has a reward of 1e\+06"):
+        narrow.load_replay_buffer(tmp_path / "buffer")
+    assert narrow.replay_buffer.size() == 0
+    narrow.offline = False
+    with pytest.warns(UserWarning, match=r"The replay buffer .* has a reward of 1e\+06"):
+        narrow.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_rewards_beyond_the_reward_head_are_told_once_in_the_environment(normalized, tmp_path):
+    class Scaled(Cliff):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, -50_000.0 * reward, *rest
+
+    def make_model(env, world_model):
+        venv = make_vec_env(lambda: env)
+        venv = VecNormalize(venv, norm_obs=False) if normalized else venv
+        return PWM("MlpPolicy", venv, world_model=world_model, policy_kwargs=dict(NETWORKS), batch_size=8, device="cpu")
+
+    sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16)
+    model = make_model(Scaled(), sizes)
+    with pytest.warns(UserWarning, match="The environment has a reward of -50000, .* ends at -22025") as caught:
+        model.learn(20)
+    assert len([warning for warning in caught if "reward head" in str(warning.message)]) == 1
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    message = str(caught[0].message)
+    bins, wrapper = (
+        eval(re.search(r"world_model=(dict\(.*?\))", message).group(1)),
+        re.search(r"gymnasium.*\)", message),
+    )
+    divided = eval(wrapper.group(), dict(gymnasium=gymnasium, env=Scaled()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*reward head")
+        loaded.learn(20)
+        make_model(divided, sizes).learn(20)
+        make_model(Scaled(), {**sizes, **bins}).learn(20)
 
 
 # --- Every entrance of data ------------------------------------------------------------------------------------------

@@ -252,6 +252,29 @@ def test_data_that_does_not_fit_is_refused(dataset, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_rewards_beyond_the_reward_head(dataset, tmp_path):
+    """A new model gets bins that reach them; a model that is trained further, or other bins, are refused."""
+    rng, parts = np.random.default_rng(0), []
+    for number in range(4):
+        episode = linear_system(rng, 4, 2)
+        parts.append(SourceEpisode("large", episode._replace(rewards=1e5 * episode.rewards), f"{number}"))
+    large, settings = OfflineDataset.from_episodes(parts), dataclasses.replace(SETTINGS, steps=2)
+    new = run(large, tmp_path / "new.safetensors", settings)
+    low, high = large.reward_range
+    edge = new.config.bin_high
+    assert edge == -new.config.bin_low > 10.0
+    assert np.expm1(edge - 1.0) < max(-low, high) <= np.expm1(edge)
+    logits = th.zeros(2, 101)
+    assert new.reward_loss(logits, th.tensor([0.0, high])).isfinite().all()
+    options = ["--size", "200K", "--steps", "2", "--batch-size", "4", "--horizon", "4", "--device", "cpu"]
+    large.save(tmp_path / "data")
+    main(["pretrain", "--dataset", str(tmp_path / "data"), "--out", str(tmp_path / "command.safetensors"), *options])
+    assert WorldModel.load(tmp_path / "command.safetensors").config.bin_high == edge
+    for world_model in (WorldModel(config(large)), config(large, bin_low=-3.0, bin_high=3.0)):
+        with pytest.raises(ValueError, match=r"The data set has a reward of .*PWM\(world_model=dict\(bin_low=-1\d\.0"):
+            pretrain(large, world_model, tmp_path / "other.safetensors", settings, progress_bar=False, device="cpu")
+
+
 def test_bad_arguments_are_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match="must be a multiple of the number of processes"):
         run(dataset, tmp_path / "wm.safetensors", dataclasses.replace(SETTINGS, grad_accumulation_steps=3))

@@ -78,6 +78,12 @@ class OfflineDataset:
         """Whether an episode of any task terminated."""
         return any(bool(task.terminated.any()) for task in self.data)
 
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Smallest and largest reward of all tasks."""
+        lows, highs = zip(*(task.reward_range for task in self.data), strict=True)
+        return min(lows), max(highs)
+
     def __repr__(self) -> str:
         return (
             f"OfflineDataset({len(self.data)} tasks, {self.n_episodes:,} episodes, {self.n_steps:,} steps, "

@@ -445,6 +445,14 @@ class SequenceReplayBuffer(ReplayBuffer):
         """:return: Observations ``(rows, n_envs, *)`` of the stored steps, or a dictionary of such arrays."""
         return map_observations(lambda array: array[: self.size()], self.observations)
 
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Smallest and largest reward of the stored steps; zero if there are none."""
+        if self.size() == 0:
+            return 0.0, 0.0
+        rewards = self.rewards[: self.size()]
+        return float(rewards.min()), float(rewards.max())
+
     def can_sample(self, horizon: int) -> bool:
         """
         Tell whether sequences can be sampled.

@@ -97,6 +97,11 @@ class TaskData:
         """Sum of the rewards of each episode, ``(E,)``."""
         return np.array([self.episode(number).rewards.sum() for number in range(len(self.lengths))])
 
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Smallest and largest reward in the arrays."""
+        return float(np.min(self.rewards)), float(np.max(self.rewards))
+
     def episode(self, number: int) -> Episode:
         """
         Read one episode.

@@ -25,6 +25,7 @@ from sb3_pwm.pretrain.update import LOSSES, LossModule, update
 from sb3_pwm.pretrain.validation import validate
 from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.reward_range import check_reward_range, fitting_bins
 
 
 def pretrain(
@@ -52,7 +53,8 @@ def pretrain(
     :param dataset: The data. A share of the episodes is held out, see
         :meth:`~sb3_pwm.data.dataset.OfflineDataset.split`.
     :param world_model: Configuration of a new model, or a model to train further. If it has no termination head, and an
-        episode of the data terminates, it gets one.
+        episode of the data terminates, it gets one. The default bins of the rewards of a new model are widened where
+        the data needs it.
     :param out: File of the model, ``*.safetensors``.
     :param config: Configuration of the run. None: the default configuration.
     :param checkpoint_every: Number of updates between two checkpoints. The model is validated at each.
@@ -75,6 +77,7 @@ def pretrain(
     _check_batch_size(config, context)
     world_model = _make_world_model(world_model, dataset, config.seed).to(context.device)
     rows = task_rows(world_model, dataset)
+    check_reward_range(world_model.config, dataset.reward_range, "The data set")
     training, held_out = dataset.split(config.validation_fraction, config.seed)
 
     optimizer = th.optim.Adam(world_model.parameters(), lr=config.learning_rate, fused=True)
@@ -144,7 +147,8 @@ def _make_world_model(world_model: WorldModelConfig | WorldModel, dataset: Offli
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
         if isinstance(world_model, WorldModelConfig):
-            world_model = WorldModel(world_model)
+            bins = fitting_bins(dataset.reward_range, world_model.bin_low, world_model.bin_high)
+            world_model = WorldModel(dataclasses.replace(world_model, **bins))
         if dataset.has_terminations and world_model.termination_network is None:
             world_model.add_termination_head()
         return world_model

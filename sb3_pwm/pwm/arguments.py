@@ -23,8 +23,9 @@ from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
 from sb3_pwm.pwm.phase import parse_bc_coef
 from sb3_pwm.pwm.policies import PWMPolicy
-from sb3_pwm.world_model.config import PRESETS, WorldModelConfig
+from sb3_pwm.world_model.config import DEFAULT_SIZE, PRESETS, WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.reward_range import fitting_bins
 
 UNSUPPORTED = {
     **dict.fromkeys(
@@ -278,6 +279,22 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
         f"world_model must be a preset's name ({', '.join(PRESETS)}), a dictionary of fields, a WorldModelConfig, a "
         f"WorldModel or its file, got {world_model!r}."
     )
+
+
+def fit_reward_bins(policy_kwargs: dict[str, Any], rewards: tuple[float, float]) -> None:
+    """
+    Let the reward head of a new world model reach the rewards of the data, if its bins are the default ones.
+
+    :param policy_kwargs: Keyword arguments of the policy. Its ``world_model`` is replaced.
+    :param rewards: Smallest and largest reward of the data.
+    """
+    world_model = policy_kwargs.get("world_model", DEFAULT_SIZE)
+    if isinstance(world_model, WorldModelConfig):
+        world_model = dataclasses.asdict(world_model)
+    fields: dict[str, Any] = {"size": world_model} if isinstance(world_model, str) else dict(world_model)
+    bins = fitting_bins(rewards, fields.get("bin_low"), fields.get("bin_high"))
+    if bins:
+        policy_kwargs["world_model"] = {**fields, **bins}
 
 
 def check_pretrained(policy: PWMPolicy, vec_normalize: VecNormalize | None) -> None:

@@ -36,6 +36,7 @@ from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
 from sb3_pwm.world_model.losses import termination_loss
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.reward_range import check_reward_range
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
 
@@ -271,6 +272,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.pretrained = False
         # Whether the termination head learns although the world model is frozen, because it was not pretrained.
         self.trains_new_termination_head = False
+        self.rewards_exceed_range = False
         self._given = Given(world_model, dataset)
         if _init_setup_model:
             self._setup_model()
@@ -288,6 +290,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         if tasks:
             task = self.policy_kwargs.get("task") or self.task
             self.task = self.policy_kwargs["task"] = arguments.choose_task(task, tasks, "world model", self.env)
+        if offline_data is not None and pretrained is None:
+            task = arguments.choose_task(self.task, offline_data.tasks, "data set", self.env)
+            arguments.fit_reward_bins(self.policy_kwargs, offline_data.task_data(task).reward_range)
         arguments.check_arguments(self)
         size = self.policy_kwargs.get("world_model", DEFAULT_SIZE)
         with explain_out_of_memory(f"a world model of {size}", "Choose a smaller world_model."):
@@ -580,6 +585,16 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             arguments.check_pretrained(self.policy, unwrap_vec_normalize(env))
         super().set_env(env, force_reset)
         arguments.warn_of_other_task(self.policy, env)
+
+    def _check_rewards(self, rewards: tuple[float, float], where: str, refuse: bool) -> None:
+        try:
+            check_reward_range(self.world_model.config, rewards, where)
+        except ValueError as error:
+            if refuse:
+                raise
+            if not self.rewards_exceed_range:
+                self.rewards_exceed_range = True
+                warnings.warn(str(error))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_functions", "_given"]

@@ -46,12 +46,13 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         Add the episodes of a task to the replay buffer.
 
         :param dataset: The data. If it has several tasks, the episodes of ``task`` are taken.
-        :raises ValueError: If it has no such task, its shapes are not the environment's, or it has more steps than
-            ``buffer_size``.
+        :raises ValueError: If it has no such task, its shapes are not the environment's, its rewards are beyond what
+            the model can tell apart, or it has more steps than ``buffer_size``.
         """
         assert self.replay_buffer is not None
         self._check_task()
         data = dataset.task_data(choose_task(self.task, dataset.tasks, "data set", self.env))
+        self._check_rewards(data.reward_range, f"The data of {data.name}", refuse=True)
         self.replay_buffer.add_episodes([data.episode(number) for number in range(len(data.lengths))])
 
     def learn(
@@ -105,6 +106,23 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
 
     def _check_task(self) -> None:
         """:raises ValueError: If ``task`` was set to another task than the policy's."""
+
+    def _check_rewards(self, rewards: tuple[float, float], where: str, refuse: bool) -> None:
+        """
+        Check rewards that come into the replay buffer.
+
+        :param rewards: Smallest and largest of them.
+        :param where: Noun phrase for what has the rewards, for messages.
+        :param refuse: Whether rewards that the model cannot use are an error. If not, they are a warning.
+        :raises ValueError: If the model cannot use them, and they are to be refused.
+        """
+
+    def _store_transition(
+        self, replay_buffer: ReplayBuffer, buffer_action: Any, new_obs: Any, reward: np.ndarray, *args: Any
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *args)
+        stored = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        self._check_rewards((float(np.min(stored)), float(np.max(stored))), "The environment", refuse=False)
 
     @property
     def _longest_sequence(self) -> int:
@@ -192,4 +210,5 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
                 "sb3_pwm.OfflineDataset.from_replay_buffer(), and pass that to add_dataset()."
             )
         super()._adopt_replay_buffer(loaded, path)
+        self._check_rewards(loaded.reward_range, f"The replay buffer {path}", refuse=self.offline)
         return loaded if loaded.n_envs == self.n_envs else loaded.resize_n_envs(self.n_envs)

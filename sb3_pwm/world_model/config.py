@@ -50,7 +50,8 @@ class WorldModelConfig:
     :param simnorm_dim: Group size of :class:`~sb3_pwm.common.layers.SimNorm`.
     :param reward_head: ``"two_hot"`` for cross-entropy over bins in symlog space, ``"scalar"`` for squared error.
     :param num_bins: Number of bins of the two-hot head, at least 2.
-    :param bin_low: Center of the first bin, in symlog units.
+    :param bin_low: Center of the first bin, in symlog units. Rewards beyond the outermost bins are all alike; the
+        default bins reach from -22,000 to 22,000. A model that is made for given data gets bins that reach its rewards.
     :param bin_high: Center of the last bin, in symlog units.
     :param termination: Whether the model has a termination head. Without it, the model predicts that no episode
         terminates.
