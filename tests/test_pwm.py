@@ -401,7 +401,9 @@ def test_the_callers_policy_kwargs_are_left_alone():
 
 
 def test_every_form_of_a_world_model(tmp_path):
-    config = WorldModelConfig(observation_dim=1, action_dim=1, latent_dim=16, encoder_dim=8, mlp_dim=8)
+    config = WorldModelConfig(
+        observation_dim=1, action_dim=1, latent_dim=16, encoder_dim=8, mlp_dim=8, termination=True
+    )
     pretrained = WorldModel(config)
     pretrained.save(tmp_path / "wm.safetensors")
 
