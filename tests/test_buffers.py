@@ -218,6 +218,20 @@ def episode_of(terminated, n_steps=6):
     )
 
 
+def test_episodes_are_cleaned_and_bad_ones_lose_nothing():
+    buffer = SequenceReplayBuffer(12, OBSERVATIONS, ACTIONS, device="cpu")
+    good = episode_of(terminated=True, n_steps=2)
+    buffer.add_episodes([good._replace(actions=[1.00005, -0.5], rewards=[1, 2])])
+    assert buffer.actions[:2].tolist() == [[[1.0]], [[-0.5]]]
+    for changes, message in (
+        (dict(actions=np.full((2, 1), -3.0)), r"actions of episode 1 must lie in \[-1, 1\], got 3 at step 0"),
+        (dict(rewards=np.array([0.0, np.nan])), "rewards of episode 1 are NaN or infinite at step 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            buffer.add_episodes([good, good._replace(**changes)])
+    assert buffer.size() == 2
+
+
 def test_terminations_are_remembered():
     buffer = SequenceReplayBuffer(12, OBSERVATIONS, ACTIONS, device="cpu", n_envs=2)
     buffer.add(*step_of(done=False, truncated=False, n_envs=2))

@@ -529,6 +529,17 @@ def test_replay_buffers_of_dictionaries_are_flattened():
     np.testing.assert_allclose(episode.observations[:4], flat)
 
 
+def test_one_hot_data_needs_the_wrapper(minari_folder):
+    space = gymnasium.spaces.Discrete(4)
+    write("a-v0", steps(3, observations=np.array([0, 3, 1, 2])), observation_space=space)
+    data, env = OfflineDataset.from_minari("a-v0"), RandomEnv(space, gymnasium.spaces.Box(-1.0, 1.0, (1,)))
+    np.testing.assert_array_equal(data.data[0].observations, np.eye(4)[[0, 3, 1, 2]])
+    with pytest.raises(ValueError, match=r"observations of 4 .* environment of 1 and 1: .*FlattenObservation"):
+        PWM("MlpPolicy", env, policy_kwargs=TINY, buffer_size=20).add_dataset(data)
+    wrapped = gymnasium.wrappers.FlattenObservation(env)  # the remedy
+    PWM("MlpPolicy", wrapped, policy_kwargs=TINY, buffer_size=20).add_dataset(data)
+
+
 def test_minari_images_are_refused(minari_folder):
     pixels = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
     images = np.zeros((4, 8, 8, 3), np.uint8)
@@ -753,6 +764,11 @@ def test_bad_tdmpc2_files_are_refused(tmp_path, monkeypatch):
         OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
     th.save({**td_content(), "terminated": th.zeros(3)}, path)
     with pytest.raises(ValueError, match="terminated must have a value for each row"):
+        OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
+    content = td_content()
+    content["action"][1, 2, 0] = -1.5
+    th.save(content, path)
+    with pytest.raises(ValueError, match=r"actions of episode 1 of .* must lie in \[-1, 1\], got 1\.5 at step 1"):
         OfflineDataset.from_tdmpc2(path, tasks=("a", "b", "c"))
     th.save({"obs": th.zeros(2, 3, 4)}, path)
     with pytest.raises(ValueError, match="must hold the tensors obs, action, reward, task"):

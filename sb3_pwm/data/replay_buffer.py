@@ -318,9 +318,11 @@ class SequenceReplayBuffer(ReplayBuffer):
         for episode in episodes:
             theirs = (episode.observations.shape[1], episode.actions.shape[1])
             if theirs != ours:
+                flat = isinstance(self.observation_space, spaces.Box)
                 raise ValueError(
                     f"The data has observations of {theirs[0]} and actions of {theirs[1]} numbers, the environment of "
-                    f"{ours[0]} and {ours[1]}."
+                    f"{ours[0]} and {ours[1]}"
+                    + ("." if flat else ": if the data is one-hot, use gymnasium.wrappers.FlattenObservation.")
                 )
         n_steps = sum(len(episode.rewards) for episode in episodes)
         room = (self.buffer_size - self.size()) * self.n_envs
