@@ -1,0 +1,1 @@
+"""Offline learners of d3rlpy, which PWM is compared with."""
