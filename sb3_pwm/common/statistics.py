@@ -1,4 +1,4 @@
-"""Running statistics that scale rewards and returns."""
+"""Running statistics: scales of rewards and returns, and mean and spread of observations."""
 
 import torch as th
 from torch import nn
@@ -40,3 +40,82 @@ class RunningScale(nn.Module):
         """Current scale, a scalar tensor. It is one before the first update."""
         unbiased = self.average / self.weight.clamp(min=1e-8)
         return th.where(self.weight > 0, unbiased.clamp(min=self.minimum), th.ones_like(unbiased))
+
+
+class ObservationStatistics(nn.Module):
+    """
+    Mean and standard deviation of observations, one row for each task.
+
+    A row in which no observation has been counted is the identity. Normalized values are clipped, so that outliers do
+    not reach the networks.
+
+    :param n_rows: Number of rows.
+    :param size: Size of an observation, O.
+    :param max_count: Largest number of observations that the running statistics remember: beyond it, old observations
+        are forgotten, so that the statistics follow a replay buffer that changes.
+    :param clip: Bound of normalized values.
+    """
+
+    mean: th.Tensor
+    std: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, n_rows: int, size: int, max_count: float = 100_000.0, clip: float = 10.0):
+        super().__init__()
+        self.max_count = max_count
+        self.clip = clip
+        self.register_buffer("mean", th.zeros(n_rows, size))
+        self.register_buffer("std", th.ones(n_rows, size))
+        self.register_buffer("count", th.zeros(n_rows))
+
+    def forward(self, observations: th.Tensor, row: th.Tensor | int = 0) -> th.Tensor:
+        """
+        Normalize observations.
+
+        :param observations: Observations ``(..., O)``.
+        :param row: Row of each observation, ``(...)`` or a shape that broadcasts to it; or one row for all.
+        :return: Normalized observations ``(..., O)``.
+        """
+        return ((observations - self.mean[row]) / self.std[row]).clamp(-self.clip, self.clip)
+
+    @th.no_grad()
+    def update(self, observations: th.Tensor, row: int = 0) -> None:
+        """
+        Count further observations in a row.
+
+        :param observations: Observations ``(N, O)``.
+        :param row: The row.
+        """
+        n_new, n_old = float(len(observations)), self.count[row].clamp(max=self.max_count)
+        total = n_old + n_new
+        delta = observations.mean(0) - self.mean[row]
+        old = th.where(n_old > 0, self.std[row] ** 2, 0.0)
+        var = (n_old * old + n_new * observations.var(0, correction=0) + delta**2 * n_old * n_new / total) / total
+        self.set(self.mean[row] + delta * n_new / total, var.sqrt(), total, row)
+
+    @th.no_grad()
+    def set(self, mean: th.Tensor, std: th.Tensor, count: th.Tensor | float, row: int = 0) -> None:
+        """
+        Set a row. The standard deviation of a value that hardly varies becomes one.
+
+        :param mean: Means ``(n,)``, n at most O. The other values of the row keep their scale.
+        :param std: Standard deviations ``(n,)``.
+        :param count: Number of observations.
+        :param row: The row.
+        """
+        # Rounding in single precision looks like variation, and must not be blown up.
+        constant = std <= 1e-6 * mean.abs().clamp(min=1.0)
+        self.mean[row, : len(mean)] = mean
+        self.std[row, : len(mean)] = th.where(constant, 1.0, std)
+        self.count[row] = count
+
+    def add_row(self, like: int | None = None) -> None:
+        """
+        Add a row in which no observation has been counted.
+
+        :param like: Row whose mean and standard deviation the new one has until then. None: it is the identity.
+        """
+        for name, fill in (("mean", 0.0), ("std", 1.0), ("count", 0.0)):
+            rows = getattr(self, name)
+            new = th.full_like(rows[:1], fill) if like is None or name == "count" else rows[like : like + 1]
+            setattr(self, name, th.cat([rows, new]))

@@ -106,6 +106,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         # (buffer_size, n_envs, row) on the device: observation, next observation, action, reward, done, timeout
         self._rows: th.Tensor | None = None
         self._on_device: bool | None = None
+        # First step, environment and length of each episode, with what they were computed of
+        self._episode_table: tuple[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self._warn_of_memory()
 
     @property
@@ -199,7 +201,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # Without the device's copy: it holds nothing that the host's arrays lack, and the buffer may be loaded on a
         # machine with another device.
-        state = {**self.__dict__, "_rows": None, "_on_device": None, "file_format": FILE_FORMAT}
+        state = {**self.__dict__, "_rows": None, "_on_device": None, "_episode_table": None, "file_format": FILE_FORMAT}
         if "_stored" in state:  # the two views of one array would be written as two arrays
             del state["observations"], state["next_observations"]
         return state
@@ -293,6 +295,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         if self.dones[row].all():
             return
         _truncate(self.dones, self.timeouts, row)
+        self._episode_table = None
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
@@ -372,6 +375,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.has_terminations = self.has_terminations or bool((self.dones[rows] > self.timeouts[rows]).any())
         self.full = self.full or rows.stop == self.buffer_size
         self.pos = rows.stop % self.buffer_size
+        self._episode_table = None
         self._rows = None  # the next sample copies all rows to the device again
 
     def resize_n_envs(self, n_envs: int) -> "SequenceReplayBuffer":
@@ -464,7 +468,14 @@ class SequenceReplayBuffer(ReplayBuffer):
         """
         return self.sampled_rows()[1] >= horizon
 
-    def sample_sequences(self, batch_size: int, horizon: int, env: VecNormalize | None = None) -> SequenceBatch:
+    def sample_sequences(
+        self,
+        batch_size: int,
+        horizon: int,
+        env: VecNormalize | None = None,
+        discounted_fraction: float = 0.0,
+        gamma: float = 0.99,
+    ) -> SequenceBatch:
         """
         Sample sequences of consecutive steps. Each sequence is from one environment.
 
@@ -472,9 +483,15 @@ class SequenceReplayBuffer(ReplayBuffer):
         mask is zero after the end of the first episode in a sequence. Rewards are always those of the environment: a
         world model that was trained on other data predicts no others, and PWM scales rewards itself.
 
+        A policy that starts every episode anew meets the first steps of episodes more often than their share of the
+        data, as the objective counts them: step t of an episode with the weight ``gamma ** t`` (the discounted
+        distribution of states of the policy gradient theorem). A fraction of the sequences can be drawn so.
+
         :param batch_size: Number of sequences, B.
         :param horizon: Number of steps in a sequence, H.
         :param env: ``VecNormalize`` whose statistics normalize observations, if any.
+        :param discounted_fraction: Fraction of the sequences whose first step is drawn with the weight ``gamma ** t``.
+        :param gamma: Discount factor of these weights, at most 1.
         :return: The sequences, on the device of the buffer.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
@@ -486,6 +503,9 @@ class SequenceReplayBuffer(ReplayBuffer):
             )
         starts = np.random.randint(0, size - horizon + 1, size=batch_size)
         envs = np.random.randint(0, self.n_envs, size=batch_size)
+        n_discounted = round(discounted_fraction * batch_size)
+        if n_discounted:
+            starts[:n_discounted], envs[:n_discounted] = self._discounted_steps(n_discounted, size - horizon, gamma)
         steps = (oldest + starts + np.arange(horizon)[:, None]) % self.buffer_size  # (H, B)
 
         gather = self._gather_on_device if self._wants_rows() else self._gather_on_host
@@ -493,6 +513,38 @@ class SequenceReplayBuffer(ReplayBuffer):
         # A step counts while no earlier step of the sequence ended the episode.
         mask = th.cat([th.ones_like(dones[:1]), th.cumprod(1.0 - dones[:-1], dim=0)])
         return SequenceBatch(observations, actions, rewards, dones * (1.0 - timeouts), mask)
+
+    def _discounted_steps(self, number: int, last: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Draw steps of episodes with the weight ``gamma ** t`` for step t.
+
+        :param number: Number of steps.
+        :param last: Largest step that may be drawn, counted from the oldest one.
+        :param gamma: Discount factor.
+        :return: Steps, counted from the oldest one, and their environments, ``(number,)`` each.
+        """
+        first, envs, lengths = self._episodes()
+        chosen = np.random.randint(0, len(first), size=number)
+        u, length = np.random.random(number), lengths[chosen]
+        if gamma < 1.0:  # the inverse of the distribution function of a geometric distribution that ends at the length
+            offset = np.log1p(-u * (1.0 - gamma**length)) / np.log(gamma) if gamma > 0.0 else np.zeros(number)
+        else:
+            offset = u * length
+        steps = first[chosen] + np.minimum(offset.astype(np.int64), length - 1)
+        return np.minimum(steps, last), envs[chosen]
+
+    def _episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """:return: First step, counted from the oldest one, environment and length of each stored episode."""
+        key = self.pos, self.full
+        if self._episode_table is None or self._episode_table[0] != key:
+            oldest, size = self.sampled_rows()
+            dones = self.dones[(oldest + np.arange(size)) % self.buffer_size].T  # (n_envs, size)
+            begins = np.ones_like(dones, bool)
+            begins[:, 1:] = dones[:, :-1] > 0.0
+            envs, first = np.nonzero(begins)
+            lengths = np.diff(np.append(envs * size + first, size * self.n_envs))
+            self._episode_table = key, (first, envs, lengths)
+        return self._episode_table[1]
 
     def _gather_on_host(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """

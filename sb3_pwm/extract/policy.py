@@ -18,6 +18,7 @@ from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.tasks import env_id
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.normalization import fit_statistics
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -32,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ent_coef=0.0,
         replay_critic_coef=0.0,
         bc_coef=0.0,
+        discounted_fraction=0.0,
     ),
 }
 """Named sets of arguments of :class:`~sb3_pwm.PWM`"""
@@ -97,6 +99,7 @@ def extract_policy(
     data = dataset.select([task])
     if config.like and task not in world_model.config.tasks:
         world_model.add_task(task, config.like)
+        fit_statistics(world_model, data)
     model = PWM(
         "MlpPolicy",
         gymnasium.make(env_id(task)),

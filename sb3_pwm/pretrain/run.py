@@ -26,6 +26,7 @@ from sb3_pwm.pretrain.validation import validate
 from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
 from sb3_pwm.world_model.reward_range import check_reward_range, fitting_bins
+from sb3_pwm.world_model.normalization import fit_statistics
 
 
 def pretrain(
@@ -79,6 +80,7 @@ def pretrain(
     rows = task_rows(world_model, dataset)
     check_reward_range(world_model.config, dataset.reward_range, "The data set")
     training, held_out = dataset.split(config.validation_fraction, config.seed)
+    fit_statistics(world_model, training)
 
     optimizer = th.optim.Adam(world_model.parameters(), lr=config.learning_rate, fused=True)
     identity = {

@@ -187,6 +187,11 @@ def check_arguments(model: Any) -> None:
     for name, minimum in (("replay_critic_coef", 0.0), ("target_entropy", -np.inf)):
         if getattr(model, name) != "auto":
             check_number(f'{name} (if not "auto")', getattr(model, name), minimum)
+    if model.replay_critic_expectile != "auto":
+        expectile = model.replay_critic_expectile
+        check_number('replay_critic_expectile (if not "auto")', expectile, 0.0, 1.0, above=True, below=True)
+    if model.discounted_fraction != "auto":
+        check_number('discounted_fraction (if not "auto")', model.discounted_fraction, 0.0, 1.0)
     parse_bc_coef(model.bc_coef)
     check_number("gradient_steps", model.gradient_steps, -1, integer=True)
     check_choice("precision", model.precision, PRECISIONS)

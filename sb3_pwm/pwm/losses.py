@@ -78,7 +78,7 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 20.0) -> th.Tensor:
+def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 100.0) -> th.Tensor:
     """
     Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
 
@@ -98,16 +98,24 @@ def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float
     return weights * (count / weights.sum().clamp(min=1e-6))
 
 
-def critic_loss(values: th.Tensor, targets: th.Tensor, weights: th.Tensor) -> th.Tensor:
+def critic_loss(
+    values: th.Tensor, targets: th.Tensor, weights: th.Tensor, expectiles: th.Tensor | float = 0.5
+) -> th.Tensor:
     """
-    Squared error of every member of the ensemble (PWM equation 8).
+    Squared error of every member of the ensemble (PWM equation 8), or its asymmetric form.
+
+    The value that minimizes it is an expectile of a state's targets (IQL, arXiv 2110.06169, section 4.1). Above 0.5, a
+    target that is higher than the value counts for more than one that is lower.
 
     :param values: ``(N, M)`` predictions of the N members for M states.
     :param targets: ``(M,)`` TD(lambda) targets, without gradient.
     :param weights: ``(M,)`` weights of the states.
+    :param expectiles: ``(M,)`` expectile of each state, between 0 and 1. 0.5 is the mean.
     :return: Scalar; the weighted mean over the states, summed over the members.
     """
-    return ((values - targets) ** 2 * weights).mean(-1).sum(0)
+    errors = targets - values
+    asymmetry = 2.0 * th.where(errors.detach() > 0.0, expectiles, 1.0 - expectiles)
+    return (asymmetry * errors**2 * weights).mean(-1).sum(0)
 
 
 class ActorLoss(NamedTuple):
@@ -184,6 +192,8 @@ class CriticTargets(NamedTuple):
     """``(M,)`` TD(lambda) targets, in units of the reward scale"""
     weights: th.Tensor
     """``(M,)`` weights of the states"""
+    expectiles: th.Tensor
+    """``(M,)`` expectile of the targets that each state's value is to be; 0.5 is the mean"""
 
 
 def imagined_targets(
@@ -202,16 +212,20 @@ def imagined_targets(
     rewards, continues = (rollout.rewards / reward_scale).detach(), rollout.continues.detach()
     targets = td_lambda_returns(rewards, continues, next_values.detach(), gamma, td_lambda)
     weights = discount_weights(continues, 1.0)[:-1]  # (H, B)
-    return CriticTargets(rollout.latents[:-1].detach().flatten(0, 1), targets.flatten(), weights.flatten())
+    latents, expectiles = rollout.latents[:-1].detach(), th.full_like(weights, 0.5)
+    return CriticTargets(latents.flatten(0, 1), targets.flatten(), weights.flatten(), expectiles.flatten())
 
 
-def with_replayed(imagined: CriticTargets, replayed: ReplayedStates, coef: float) -> CriticTargets:
+def with_replayed(
+    imagined: CriticTargets, replayed: ReplayedStates, coef: float, expectile: float = 0.5
+) -> CriticTargets:
     """
     Add replayed states to imagined ones.
 
     :param imagined: Targets of imagined states. They count as much as they do alone.
     :param replayed: The replayed steps.
     :param coef: Weight of the replayed states relative to the imagined ones.
+    :param expectile: Expectile of the replayed targets that the values are to be.
     :return: The targets of both.
     """
     # The loss is a mean over all states: more of them would make each count less.
@@ -220,6 +234,7 @@ def with_replayed(imagined: CriticTargets, replayed: ReplayedStates, coef: float
         th.cat([imagined.latents, replayed.latents]),
         th.cat([imagined.targets, replayed.targets]),
         share * th.cat([imagined.weights, coef * replayed.mask]),
+        th.cat([imagined.expectiles, th.full_like(replayed.mask, expectile)]),
     )
 
 

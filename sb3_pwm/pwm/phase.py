@@ -15,12 +15,16 @@ class Phase:
     :param n_world_model_updates: Number of world-model updates per update of the actor; 0 if it is frozen.
     :param replay_critic_coef: Weight of the critics' loss on replayed sequences.
     :param bc_coef: Weight of the behavior term in the actor's loss.
+    :param replay_critic_expectile: Expectile of replayed targets that the critics learn.
+    :param discounted_fraction: Fraction of replayed sequences that are drawn by the discount of their first step.
     """
 
     name: str
     n_world_model_updates: int
     replay_critic_coef: float
     bc_coef: float
+    replay_critic_expectile: float
+    discounted_fraction: float
 
     @property
     def trains_world_model(self) -> bool:
@@ -40,6 +44,8 @@ def current_phase(
     world_model_updates: int | str,
     replay_critic_coef: float | str,
     bc_coef: float | str,
+    replay_critic_expectile: float | str = "auto",
+    discounted_fraction: float | str = "auto",
 ) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
@@ -53,6 +59,8 @@ def current_phase(
     :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0; ``"auto_2.5"``: 2.5
         instead of 1. Without the behavior term, a policy that was learned offline is lost within hundreds of online
         updates (docs/experiments.md).
+    :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
+    :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -64,6 +72,8 @@ def current_phase(
         updates,
         near_data if replay_critic_coef == "auto" else float(replay_critic_coef),
         bc_weight * near_data if bc_automatic else bc_weight,
+        (0.7 if near_data else 0.5) if replay_critic_expectile == "auto" else float(replay_critic_expectile),
+        0.5 * near_data if discounted_fraction == "auto" else float(discounted_fraction),
     )
 
 

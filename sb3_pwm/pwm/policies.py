@@ -165,7 +165,11 @@ class PWMPolicy(BasePolicy):
         check_number("encoder_lr_scale", self.encoder_lr_scale, 0.0, above=True)
         dimensions = dict(observation_dim=self.features_extractor.features_dim, action_dim=get_action_dim(action_space))
         config = WorldModelConfig.resolve(
-            world_model, **dimensions, activation=names.get(activation_fn, "silu"), termination=True
+            world_model,
+            **dimensions,
+            activation=names.get(activation_fn, "silu"),
+            termination=True,
+            normalize_observations=not extractor_learns,  # the features of a learning extractor move
         )
         for name, value in dimensions.items():
             if value > getattr(config, name):

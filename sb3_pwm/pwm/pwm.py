@@ -37,6 +37,7 @@ from sb3_pwm.world_model.config import DEFAULT_SIZE
 from sb3_pwm.world_model.losses import termination_loss
 from sb3_pwm.world_model.model import WorldModel
 from sb3_pwm.world_model.reward_range import check_reward_range
+from sb3_pwm.world_model.normalization import fit_statistics
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
 
@@ -108,6 +109,14 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         model goes on online afterwards, else 0.
     :param replay_critic_horizon: Number of steps of these replayed sequences. Their number is such that the critics get
         as many replayed states as imagined ones.
+    :param replay_critic_expectile: Expectile of the replayed targets that the critics learn, above 0 and below 1. At
+        0.5 it is their mean: the value of the mixture of policies that made the data. A higher one follows what the
+        better of them reached from a state (IQL, arXiv 2110.06169). ``"auto"``: 0.7 offline and when the model goes on online
+        afterwards, else 0.5.
+    :param discounted_fraction: Fraction of the replayed sequences that are drawn by the discounted visits of their
+        episodes, step t with the weight ``gamma ** t``, as the objective counts states. The others are drawn uniformly.
+        A policy has to begin where episodes begin, of which long episodes hold few steps. ``"auto"``: 0.5 offline and
+        when the model goes on online afterwards, else 0.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
@@ -190,6 +199,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         n_critic_minibatches: int = 1,
         replay_critic_coef: float | str = "auto",
         replay_critic_horizon: int = 16,
+        replay_critic_expectile: float | str = "auto",
+        discounted_fraction: float | str = "auto",
         world_model_updates: int | str = "auto",
         world_model_loss_kwargs: dict[str, float] | None = None,
         world_model: WorldModelArgument = None,
@@ -260,6 +271,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.n_critic_minibatches = n_critic_minibatches
         self.replay_critic_coef = replay_critic_coef
         self.replay_critic_horizon = replay_critic_horizon
+        self.replay_critic_expectile = replay_critic_expectile
+        self.discounted_fraction = discounted_fraction
         self.world_model_updates = world_model_updates
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
@@ -273,6 +286,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         # Whether the termination head learns although the world model is frozen, because it was not pretrained.
         self.trains_new_termination_head = False
         self.rewards_exceed_range = False
+        self.statistics_are_fixed = False  # a pretrained world model knows the observations of its tasks
         self._given = Given(world_model, dataset)
         if _init_setup_model:
             self._setup_model()
@@ -302,6 +316,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         if pretrained is not None:
             self.policy.world_model.load_state_dict(pretrained.state_dict())
             self.trains_new_termination_head = pretrained.has_new_termination_head
+            if offline_data is not None:
+                fit_statistics(self.world_model, offline_data)
+            self.statistics_are_fixed = (self.task or "") not in self.world_model.tasks_without_statistics
         self.critic_lr_schedule = arguments.as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = arguments.as_schedule(
             self.world_model_learning_rate, "world_model_learning_rate"
@@ -347,6 +364,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.world_model_updates,
             self.replay_critic_coef,
             self.bc_coef,
+            self.replay_critic_expectile,
+            self.discounted_fraction,
         )
 
     # --- The update (PWM algorithm 1) --------------------------------------------------------------------------------
@@ -389,6 +408,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             return loss.total, loss
 
         if phase.trains_world_model:
+            if not self.statistics_are_fixed:
+                policy.world_model.count_observations(batch.observations[0], policy.task_index)
             loss, grad_norm = self._step(policy.world_model_optimizer, closure, WORLD_MODEL_CLIP, "world_model")
             metrics.record(world_model_grad_norm=grad_norm, world_model_loss=loss.total)
             metrics.record(dynamics_loss=loss.dynamics, reward_loss=loss.reward)
@@ -457,12 +478,12 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         next_values = th.cat([between, imagined.final_values.detach().unsqueeze(0)])
         states = losses.imagined_targets(rollout, next_values, reward_scale, self.gamma, self.td_lambda)
         if replayed is not None and phase.replay_critic_coef > 0.0:
-            states = losses.with_replayed(states, replayed, phase.replay_critic_coef)
+            states = losses.with_replayed(states, replayed, phase.replay_critic_coef, phase.replay_critic_expectile)
 
         def closure(part: th.Tensor) -> Any:
             with self._autocast():
                 values = self._functions.critic(states.latents[part])  # (N, M)
-            loss = losses.critic_loss(values, states.targets[part], states.weights[part])
+            loss = losses.critic_loss(values, states.targets[part], states.weights[part], states.expectiles[part])
             return loss, (loss, values)
 
         for _ in range(self.n_critic_epochs):
@@ -531,7 +552,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     def _sample(self, batch_size: int, horizon: int, trained: bool = False) -> SequenceBatch:
         """Sample replayed sequences and featurize them, see :meth:`PWMPolicy.featurize`."""
         assert self.replay_buffer is not None
-        batch = self.replay_buffer.sample_sequences(batch_size, horizon, env=self._vec_normalize_env)
+        batch = self.replay_buffer.sample_sequences(
+            batch_size, horizon, self._vec_normalize_env, self.phase.discounted_fraction, self.gamma
+        )
         with self._autocast():
             return self.policy.featurize(batch, trained)
 

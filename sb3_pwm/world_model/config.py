@@ -60,6 +60,8 @@ class WorldModelConfig:
     :param tasks: Names of the tasks of a multi-task model, in the order of the rows of the task embedding. Empty for a
         single-task model.
     :param task_dim: Size of the task embedding.
+    :param normalize_observations: Whether the encoder sees normalized observations. The model keeps their mean and
+        standard deviation for each task.
     :raises ValueError: If a field has an invalid value. The message names the field.
     """
 
@@ -78,6 +80,7 @@ class WorldModelConfig:
     activation: str = "mish"
     tasks: tuple[str, ...] = ()
     task_dim: int = 96
+    normalize_observations: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))

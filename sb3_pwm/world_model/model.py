@@ -1,6 +1,7 @@
 """The latent world model: encoder, dynamics, reward and termination (PWM section 3, architecture of TD-MPC2)."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from sb3_pwm.common.checks import check_name
 from sb3_pwm.common.layers import MLP, SimNorm, at_least_float32, mlp
+from sb3_pwm.common.statistics import ObservationStatistics
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
 from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
 from sb3_pwm.world_model.tdmpc2 import read_tdmpc2
@@ -50,6 +52,9 @@ class WorldModel(nn.Module):
         if config.tasks:
             self.task_embedding = nn.Embedding(len(config.tasks), config.task_dim, max_norm=1.0)
             nn.init.uniform_(self.task_embedding.weight, -0.02, 0.02)
+        self.statistics: ObservationStatistics | None = None
+        if config.normalize_observations:
+            self.statistics = ObservationStatistics(max(len(config.tasks), 1), config.observation_dim)
         self.encoder = mlp(
             config.observation_dim + task_dim,
             [config.encoder_dim] * (config.encoder_layers - 1),
@@ -79,7 +84,35 @@ class WorldModel(nn.Module):
         :raises ValueError: If there is no such task, or observations have more numbers than the model takes.
         """
         observations = _padded(observations, self.config.observation_dim, "observations")
+        if self.statistics is not None:
+            observations = self.statistics(observations, self._row(task))
         return self.encoder(self._join([observations], task))
+
+    def _row(self, task: Task | None) -> th.Tensor | int:
+        """:return: Row of a task in the statistics."""
+        if isinstance(task, th.Tensor):
+            return task
+        return 0 if task is None or not self.config.tasks else self.task_index(task)
+
+    def count_observations(self, observations: th.Tensor, task: int | None = None) -> None:
+        """
+        Update the statistics of observations, if the model normalizes them.
+
+        :param observations: Observations ``(N, n)``, n at most ``observation_dim``.
+        :param task: Index of the task of a multi-task model.
+        """
+        if self.statistics is not None:
+            padded = _padded(observations, self.config.observation_dim, "observations")
+            self.statistics.update(padded, 0 if task is None else task)
+
+    @property
+    def tasks_without_statistics(self) -> list[str]:
+        """Names of the tasks whose observations are not normalized yet, though the model is to normalize them."""
+        if self.statistics is None:
+            return []
+        return [
+            task for task, count in zip(self.config.tasks or ("",), self.statistics.count, strict=True) if count == 0
+        ]
 
     def next(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
@@ -190,6 +223,12 @@ class WorldModel(nn.Module):
             raise ValueError(f"{path} stores the names of the tasks: leave tasks out.")
         else:
             config, state = read_checkpoint(path, device)
+            if "normalize_observations" not in config:
+                config["normalize_observations"] = False
+                warnings.warn(
+                    f"{path} was saved before world models normalized their observations: it sees them as they are. "
+                    "Pretrain it anew if their scales differ."
+                )
         try:
             world_model = cls(WorldModelConfig(**config)).to(device)
             world_model.load_state_dict(state)
@@ -235,6 +274,8 @@ class WorldModel(nn.Module):
         self.task_embedding = nn.Embedding(
             len(self.config.tasks), self.config.task_dim, max_norm=1.0, _weight=th.cat([weight, row.unsqueeze(0)])
         )
+        if self.statistics is not None:
+            self.statistics.add_row(None if like is None else self.config.tasks.index(like))
         return len(self.config.tasks) - 1
 
     def add_termination_head(self) -> None:

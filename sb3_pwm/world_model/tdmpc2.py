@@ -107,6 +107,7 @@ def _translate(
         encoder_layers=depths["encoder"],
         mlp_dim=state["dynamics.0.weight"].shape[0],
         termination=depths["termination_network"] > 0,
+        normalize_observations=False,
     )
     if reward_outputs == 1:
         config["reward_head"] = "scalar"
