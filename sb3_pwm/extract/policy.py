@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         n_critic_minibatches=4,
         tau=1.0,
         ent_coef=0.0,
+        imagined_critic_coef=1.0,
         replay_critic_coef=0.0,
         bc_coef=0.0,
         discounted_fraction=0.0,

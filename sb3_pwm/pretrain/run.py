@@ -25,8 +25,8 @@ from sb3_pwm.pretrain.update import LOSSES, LossModule, update
 from sb3_pwm.pretrain.validation import validate
 from sb3_pwm.world_model.config import WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
-from sb3_pwm.world_model.reward_range import check_reward_range, fitting_bins
 from sb3_pwm.world_model.normalization import fit_statistics
+from sb3_pwm.world_model.reward_range import check_reward_range, fitting_bins
 
 
 def pretrain(

@@ -184,7 +184,8 @@ def check_arguments(model: Any) -> None:
     check_number("bc_temperature", model.bc_temperature, 0.0, above=True, finite=False)
     if model.world_model_updates != "auto":
         check_number('world_model_updates (if not "auto")', model.world_model_updates, 0, integer=True)
-    for name, minimum in (("replay_critic_coef", 0.0), ("target_entropy", -np.inf)):
+    minima = {"imagined_critic_coef": 0.0, "replay_critic_coef": 0.0, "target_entropy": -np.inf}
+    for name, minimum in minima.items():
         if getattr(model, name) != "auto":
             check_number(f'{name} (if not "auto")', getattr(model, name), minimum)
     if model.replay_critic_expectile != "auto":
@@ -192,6 +193,8 @@ def check_arguments(model: Any) -> None:
         check_number('replay_critic_expectile (if not "auto")', expectile, 0.0, 1.0, above=True, below=True)
     if model.discounted_fraction != "auto":
         check_number('discounted_fraction (if not "auto")', model.discounted_fraction, 0.0, 1.0)
+    if model.imagined_critic_coef == 0.0 and model.replay_critic_coef == 0.0:
+        raise ValueError("The critics learn from nothing if imagined_critic_coef and replay_critic_coef are both 0.")
     parse_bc_coef(model.bc_coef)
     check_number("gradient_steps", model.gradient_steps, -1, integer=True)
     check_choice("precision", model.precision, PRECISIONS)

@@ -5,6 +5,7 @@ All are pure functions of tensors. None changes a state or draws a number, so th
 on the same sample.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -216,26 +217,29 @@ def imagined_targets(
     return CriticTargets(latents.flatten(0, 1), targets.flatten(), weights.flatten(), expectiles.flatten())
 
 
-def with_replayed(
-    imagined: CriticTargets, replayed: ReplayedStates, coef: float, expectile: float = 0.5
-) -> CriticTargets:
+def join_targets(parts: Sequence[tuple[CriticTargets, float]]) -> CriticTargets:
     """
-    Add replayed states to imagined ones.
+    Join the states that the critics learn from.
 
-    :param imagined: Targets of imagined states. They count as much as they do alone.
-    :param replayed: The replayed steps.
-    :param coef: Weight of the replayed states relative to the imagined ones.
-    :param expectile: Expectile of the replayed targets that the values are to be.
-    :return: The targets of both.
+    :param parts: Targets of several kinds of states, each with the weight of its mean loss.
+    :return: The targets of all.
     """
-    # The loss is a mean over all states: more of them would make each count less.
-    share = 1.0 + len(replayed.latents) / len(imagined.latents)
-    return CriticTargets(
-        th.cat([imagined.latents, replayed.latents]),
-        th.cat([imagined.targets, replayed.targets]),
-        share * th.cat([imagined.weights, coef * replayed.mask]),
-        th.cat([imagined.expectiles, th.full_like(replayed.mask, expectile)]),
-    )
+    # The loss is a mean over all states: more states in a part must not make each of the others count less.
+    total = sum(len(part.targets) for part, _ in parts)
+    weighted = [part._replace(weights=part.weights * (coef * total / len(part.targets))) for part, coef in parts]
+    return CriticTargets(*(th.cat(column) for column in zip(*weighted, strict=True)))
+
+
+def of_replayed(replayed: ReplayedStates, expectile: float) -> CriticTargets:
+    """
+    Targets of the states of replayed steps.
+
+    :param replayed: The replayed steps.
+    :param expectile: Expectile of the targets that the values are to be.
+    :return: The targets.
+    """
+    expectiles = th.full_like(replayed.mask, expectile)
+    return CriticTargets(replayed.latents, replayed.targets, replayed.mask, expectiles)
 
 
 def replayed_targets(

@@ -17,6 +17,7 @@ class Phase:
     :param bc_coef: Weight of the behavior term in the actor's loss.
     :param replay_critic_expectile: Expectile of replayed targets that the critics learn.
     :param discounted_fraction: Fraction of replayed sequences that are drawn by the discount of their first step.
+    :param imagined_critic_coef: Weight of the critics' loss on imagined rollouts.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Phase:
     bc_coef: float
     replay_critic_expectile: float
     discounted_fraction: float
+    imagined_critic_coef: float
 
     @property
     def trains_world_model(self) -> bool:
@@ -46,6 +48,7 @@ def current_phase(
     bc_coef: float | str,
     replay_critic_expectile: float | str = "auto",
     discounted_fraction: float | str = "auto",
+    imagined_critic_coef: float | str = "auto",
 ) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
@@ -61,6 +64,7 @@ def current_phase(
         updates (docs/experiments.md).
     :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
     :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
+    :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -74,6 +78,7 @@ def current_phase(
         bc_weight * near_data if bc_automatic else bc_weight,
         (0.7 if near_data else 0.5) if replay_critic_expectile == "auto" else float(replay_critic_expectile),
         0.5 * near_data if discounted_fraction == "auto" else float(discounted_fraction),
+        1.0 - near_data if imagined_critic_coef == "auto" else float(imagined_critic_coef),
     )
 
 

@@ -36,8 +36,8 @@ from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
 from sb3_pwm.world_model.losses import termination_loss
 from sb3_pwm.world_model.model import WorldModel
-from sb3_pwm.world_model.reward_range import check_reward_range
 from sb3_pwm.world_model.normalization import fit_statistics
+from sb3_pwm.world_model.reward_range import check_reward_range
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
 
@@ -103,8 +103,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param gradient_steps: Number of updates after these steps. -1: as many as there were steps.
     :param n_critic_epochs: Number of passes over a rollout's states in an update of the critics.
     :param n_critic_minibatches: Number of minibatches in a pass.
-    :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences, relative to the
-        loss on imagined ones. 0 is the paper's method. Replayed targets follow older policies, but know how episodes
+    :param imagined_critic_coef: Weight of the critics' loss on TD(lambda) targets of imagined rollouts, which is the
+        paper's. Offline, what is imagined away from the data is never corrected, and values that bootstrap on it climb.
+        ``"auto"``: 0 offline and when the model goes on online afterwards, else 1.
+    :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences. 0 is the paper's method. Replayed targets follow older policies, but know how episodes
         really end: use 1.0 where the imagined return runs away from the real one. ``"auto"``: 1 offline and when the
         model goes on online afterwards, else 0.
     :param replay_critic_horizon: Number of steps of these replayed sequences. Their number is such that the critics get
@@ -197,6 +199,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         gradient_steps: int = 1,
         n_critic_epochs: int = 1,
         n_critic_minibatches: int = 1,
+        imagined_critic_coef: float | str = "auto",
         replay_critic_coef: float | str = "auto",
         replay_critic_horizon: int = 16,
         replay_critic_expectile: float | str = "auto",
@@ -269,6 +272,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.rho = rho
         self.n_critic_epochs = n_critic_epochs
         self.n_critic_minibatches = n_critic_minibatches
+        self.imagined_critic_coef = imagined_critic_coef
         self.replay_critic_coef = replay_critic_coef
         self.replay_critic_horizon = replay_critic_horizon
         self.replay_critic_expectile = replay_critic_expectile
@@ -366,6 +370,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.bc_coef,
             self.replay_critic_expectile,
             self.discounted_fraction,
+            self.imagined_critic_coef,
         )
 
     # --- The update (PWM algorithm 1) --------------------------------------------------------------------------------
@@ -472,13 +477,17 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self, imagined: Imagined, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
     ) -> None:
         """Make steps on the TD(lambda) targets of the imagined rollout, and of replayed sequences."""
-        rollout, reward_scale = imagined.rollout, self.policy.reward_scale.value
-        with th.no_grad(), self._autocast():
-            between = self._functions.critic_target(rollout.latents[1:-1]).amin(0)  # (H - 1, B)
-        next_values = th.cat([between, imagined.final_values.detach().unsqueeze(0)])
-        states = losses.imagined_targets(rollout, next_values, reward_scale, self.gamma, self.td_lambda)
+        rollout, reward_scale, parts = imagined.rollout, self.policy.reward_scale.value, []
+        if phase.imagined_critic_coef > 0.0:
+            with th.no_grad(), self._autocast():
+                between = self._functions.critic_target(rollout.latents[1:-1]).amin(0)  # (H - 1, B)
+            next_values = th.cat([between, imagined.final_values.detach().unsqueeze(0)])
+            targets = losses.imagined_targets(rollout, next_values, reward_scale, self.gamma, self.td_lambda)
+            parts.append((targets, phase.imagined_critic_coef))
         if replayed is not None and phase.replay_critic_coef > 0.0:
-            states = losses.with_replayed(states, replayed, phase.replay_critic_coef, phase.replay_critic_expectile)
+            targets = losses.of_replayed(replayed, phase.replay_critic_expectile)
+            parts.append((targets, phase.replay_critic_coef))
+        states = losses.join_targets(parts)
 
         def closure(part: th.Tensor) -> Any:
             with self._autocast():
