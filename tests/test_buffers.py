@@ -419,3 +419,46 @@ def test_buffer_too_large_names_the_knob():
         buffer = SequenceReplayBuffer(10**15, OBSERVATIONS, ACTIONS, device="cpu")
     with pytest.raises(MemoryError, match="Lower buffer_size"):
         fill(buffer, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("n_envs", "size", "gamma"), [(1, 100, 0.9), (2, 30, 0.8), (3, 25, 1.0), (1, 40, 0.0)])
+def test_discounted_sequences_begin_as_episodes_are_visited(n_envs, size, gamma):
+    """Step t of an episode of T steps is drawn with gamma ** t / sum(gamma ** t), and all episodes equally often."""
+    rng, n_samples = np.random.default_rng(0), 40_000
+    buffer = SequenceReplayBuffer(size * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
+    observations, dones = np.zeros((n_envs, 2), np.float32), np.zeros(n_envs)
+    for step in range(size + 7):  # the oldest steps are overwritten
+        observations[:, 0] = step * n_envs + np.arange(n_envs)
+        dones = rng.random(n_envs) < 0.15
+        buffer.add(observations, observations, np.zeros((n_envs, 1)), np.zeros(n_envs), dones, [{}] * n_envs)
+    oldest, n_rows = buffer.sampled_rows()
+    expected: dict[float, float] = {}
+    n_episodes = 0
+    for env in range(n_envs):
+        rows = (oldest + np.arange(n_rows)) % buffer.buffer_size
+        ends = np.flatnonzero(buffer.dones[rows, env]).tolist()
+        for first, last in itertools.pairwise([-1, *(end for end in ends if end < n_rows - 1), n_rows - 1]):
+            weights = gamma ** np.arange(last - first)
+            n_episodes += 1
+            for row, weight in zip(rows[first + 1 : last + 1], weights / weights.sum(), strict=True):
+                expected[float(buffer.observations[row, env, 0])] = weight
+    np.random.seed(0)
+    batch = buffer.sample_sequences(n_samples, 1, discounted_fraction=1.0, gamma=gamma)
+    ids, counts = np.unique(batch.observations[0, :, 0].numpy(), return_counts=True)
+    assert set(ids) <= {number for number, weight in expected.items() if weight > 0}
+    drawn = dict(zip(ids.tolist(), (counts / n_samples).tolist(), strict=True))
+    for number, weight in expected.items():
+        assert drawn.get(number, 0.0) == pytest.approx(weight / n_episodes, abs=0.006)
+
+
+def test_half_of_the_sequences_can_be_discounted():
+    buffer = SequenceReplayBuffer(200, OBSERVATIONS, ACTIONS, "cpu")
+    for step in range(200):  # two episodes, which begin at 0 and at 100
+        observation = np.full((1, 2), step, np.float32)
+        buffer.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.array([step % 100 == 99]), [{}])
+    np.random.seed(0)
+    batch = buffer.sample_sequences(10_000, 4, discounted_fraction=0.5, gamma=0.5)
+    offset = batch.observations[0, :, 0] % 100
+    assert (offset < 3).float().mean().item() == pytest.approx(0.5 * 0.875 + 0.5 * 0.03, abs=0.02)
+    assert batch.mask.shape == (4, 10_000)
+    assert not buffer.sample_sequences(5_000, 190, discounted_fraction=1.0).observations[0, :, 0].gt(10).any()

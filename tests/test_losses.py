@@ -20,9 +20,10 @@ from sb3_pwm.pwm.losses import (
     ent_coef_loss,
     imagined_return,
     imagined_targets,
+    join_targets,
+    of_replayed,
     replayed_targets,
     td_lambda_returns,
-    with_replayed,
 )
 from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.optimizers import step
@@ -77,20 +78,36 @@ def test_critic_loss_by_hand():
     assert loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 2 + (4.0 + 0.5 * 16.0) / 2)
 
 
+def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
+    """Targets 0, 1 and 5 of one state: v = sum(w x) / sum(w), with the weight 0.8 above v and 0.2 below it."""
+    targets, value = th.tensor([0.0, 1.0, 5.0]), th.zeros(1, 1, requires_grad=True)
+    optimizer = th.optim.SGD([value], lr=0.3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        critic_loss(value.expand(1, 3), targets, th.ones(3), th.full((3,), 0.8)).backward()
+        optimizer.step()
+    expectile = (0.2 * 0.0 + 0.2 * 1.0 + 0.8 * 5.0) / 1.2
+    assert value.item() == pytest.approx(expectile, abs=1e-4)
+    mean = critic_loss(value.detach().expand(1, 3), targets, th.ones(3))
+    assert mean.item() == pytest.approx(((targets - expectile) ** 2).mean().item(), rel=1e-4)
+
+
 def test_advantage_weights_by_hand():
-    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
+    advantages = th.tensor([-2.0, 1.0, 0.0, 500.0])
     mask = th.tensor([1.0, 1.0, 1.0, 0.0])
-    # Mean 2 and standard deviation sqrt(2/3) of the three that count
-    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
+    # The mean size of the three that count is 1
+    raw = [1 / (1 + math.exp(-x / 0.5)) for x in (-2.0, 1.0, 0.0)]
     expected = [*(3 * value / sum(raw) for value in raw), 0.0]
     assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
     assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # Units do not matter, and a maximum bounds what one step counts
-    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
-    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
+    # Units do not matter
+    assert advantage_weights(1e3 * advantages, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    # The luckiest step counts no more than twice what one counts that turned out as expected
+    lucky = advantage_weights(th.tensor([0.0] * 99 + [1e6]), th.ones(100), 0.1)
+    assert lucky[-1].item() == pytest.approx(2.0 * lucky[0].item(), rel=1e-3)
     # All alike, or none that counts: finite
     assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert advantage_weights(th.zeros(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -149,17 +166,19 @@ def test_replayed_targets_by_hand():
     assert states.values.tolist() == [0.0, 0.0, 10.0, 20.0]
 
 
-def test_replayed_states_leave_the_weight_of_imagined_ones():
-    """The loss over both is the imagined states' loss, and coef times the replayed states' summed errors."""
+def test_each_kind_of_state_counts_by_its_coefficient():
+    """The loss over both is the sum of the mean losses of either, by their coefficients, whatever their numbers."""
     th.manual_seed(0)
-    imagined = CriticTargets(th.randn(6, 2), th.randn(6), th.rand(6))
+    imagined = CriticTargets(th.randn(6, 2), th.randn(6), th.rand(6), th.full((6,), 0.5))
     replayed = ReplayedStates(th.randn(4, 2), th.zeros(4, 1), th.randn(4), th.zeros(4), th.tensor([1.0, 1.0, 0.0, 1.0]))
-    both = with_replayed(imagined, replayed, coef=0.3)
+    both = join_targets([(imagined, 0.5), (of_replayed(replayed, expectile=0.7), 0.3)])
     values = th.randn(1, 10)
-    loss = critic_loss(values, both.targets, both.weights)
-    alone = critic_loss(values[:, :6], imagined.targets, imagined.weights)
-    errors = ((values[0, 6:] - replayed.targets) ** 2 * replayed.mask).sum() / 6
-    assert loss.item() == pytest.approx((alone + 0.3 * errors).item(), rel=1e-5)
+    loss = critic_loss(values, *both[1:])
+    alone = critic_loss(values[:, :6], *imagined[1:])
+    errors = replayed.targets - values[0, 6:]
+    asymmetric = th.where(errors > 0, 1.4, 0.6) * errors**2 * replayed.mask
+    assert loss.item() == pytest.approx((0.5 * alone + 0.3 * asymmetric.mean()).item(), rel=1e-5)
+    assert th.equal(both.latents, th.cat([imagined.latents, replayed.latents]))
 
 
 def test_behavior_loss_by_hand():
@@ -173,7 +192,8 @@ def test_behavior_loss_by_hand():
     means = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]]))
     distances = [0.3**2, 0.5**2 + 0.5**2]
     assert behavior_loss(means, replayed, math.inf).item() == pytest.approx(sum(distances) / 2)
-    low, high = (2 * math.exp(sign) / (math.exp(-1) + math.exp(1)) for sign in (-1, 1))
+    sigmoids = [1 / (1 + math.exp(-advantage / 2.0)) for advantage in (1.0, 3.0)]  # their mean size is 2
+    low, high = (2 * value / sum(sigmoids) for value in sigmoids)
     assert behavior_loss(means, replayed, 1.0).item() == pytest.approx((low * distances[0] + high * distances[1]) / 2)
 
 
@@ -238,10 +258,14 @@ def test_phases():
     def phase(offline, learned_offline, pretrained, *values):
         return current_phase(offline, learned_offline, pretrained, *(values or ("auto", "auto", "auto")))
 
-    assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, 0.0, 0.0)
-    assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, 1.0, 1.0)
-    assert phase(True, False, False) == Phase(OFFLINE, 1, 1.0, 1.0)
-    assert phase(False, True, True) == phase(False, True, False) == Phase(OFFLINE_TO_ONLINE, 1, 1.0, 1.0)
+    online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
+    online.update(bc_coef=0.0, discounted_fraction=0.0)
+    near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
+    near_data.update(bc_coef=4.0, discounted_fraction=0.5)
+    assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
+    assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
+    assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)
+    assert phase(False, True, True) == phase(False, True, False) == Phase(OFFLINE_TO_ONLINE, 1, **near_data)
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
         given = phase(*flags, 3, 0.25, 0.5)
         assert (given.n_world_model_updates, given.replay_critic_coef, given.bc_coef) == (3, 0.25, 0.5)

@@ -5,6 +5,9 @@ import math
 
 ONLINE, OFFLINE, OFFLINE_TO_ONLINE = "online", "offline", "offline_to_online"
 
+DEFAULT_BC_COEF = 4.0
+"""Weight of the behavior term near the data, if it is ``"auto"``"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -59,8 +62,8 @@ def current_phase(
     :param world_model_updates: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline with a pretrained world model,
         else 1.
     :param replay_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0.
-    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0; ``"auto_2.5"``: 2.5
-        instead of 1. Without the behavior term, a policy that was learned offline is lost within hundreds of online
+    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 4 offline and after it, else 0; ``"auto_2.5"``: 2.5
+        instead of 4. Without the behavior term, a policy that was learned offline is lost within hundreds of online
         updates (docs/experiments.md).
     :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
     :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
@@ -93,7 +96,7 @@ def parse_bc_coef(bc_coef: float | str) -> tuple[float, bool]:
     automatic = isinstance(bc_coef, str) and (bc_coef == "auto" or bc_coef.startswith("auto_"))
     text = str(bc_coef).removeprefix("auto").removeprefix("_") if automatic else bc_coef
     try:
-        weight = 1.0 if bc_coef == "auto" else float(text)
+        weight = DEFAULT_BC_COEF if bc_coef == "auto" else float(text)
     except (TypeError, ValueError):
         weight = -1.0
     if (isinstance(bc_coef, str) and not automatic) or not 0.0 <= weight < math.inf:

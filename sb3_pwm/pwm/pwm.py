@@ -106,15 +106,15 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param imagined_critic_coef: Weight of the critics' loss on TD(lambda) targets of imagined rollouts, which is the
         paper's. Offline, what is imagined away from the data is never corrected, and values that bootstrap on it climb.
         ``"auto"``: 0 offline and when the model goes on online afterwards, else 1.
-    :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences. 0 is the paper's method. Replayed targets follow older policies, but know how episodes
-        really end: use 1.0 where the imagined return runs away from the real one. ``"auto"``: 1 offline and when the
-        model goes on online afterwards, else 0.
+    :param replay_critic_coef: Weight of the critics' loss on TD(lambda) targets of replayed sequences. 0 is the paper's
+        method. Replayed targets follow older policies, but know how episodes really end: use 1.0 where the imagined
+        return runs away from the real one. ``"auto"``: 1 offline and when the model goes on online afterwards, else 0.
     :param replay_critic_horizon: Number of steps of these replayed sequences. Their number is such that the critics get
         as many replayed states as imagined ones.
     :param replay_critic_expectile: Expectile of the replayed targets that the critics learn, above 0 and below 1. At
         0.5 it is their mean: the value of the mixture of policies that made the data. A higher one follows what the
-        better of them reached from a state (IQL, arXiv 2110.06169). ``"auto"``: 0.7 offline and when the model goes on online
-        afterwards, else 0.5.
+        better of them reached from a state (IQL, arXiv 2110.06169). ``"auto"``: 0.7 offline and when the model goes on
+        online afterwards, else 0.5.
     :param discounted_fraction: Fraction of the replayed sequences that are drawn by the discounted visits of their
         episodes, step t with the weight ``gamma ** t``, as the objective counts states. The others are drawn uniformly.
         A policy has to begin where episodes begin, of which long episodes hold few steps. ``"auto"``: 0.5 offline and

@@ -103,6 +103,12 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
                 "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
                 "in the environment."
             )
+        low, high = buffer.reward_range
+        if low == high and (high == 0.0 or not buffer.has_terminations):
+            raise ValueError(
+                f"All rewards of the data are {high:g}: no action is better than another, and there is nothing to learn "
+                "from. Give data of episodes that have earned something."
+            )
 
     def _check_task(self) -> None:
         """:raises ValueError: If ``task`` was set to another task than the policy's."""
