@@ -106,8 +106,8 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         low, high = buffer.reward_range
         if low == high and (high == 0.0 or not buffer.has_terminations):
             raise ValueError(
-                f"All rewards of the data are {high:g}: no action is better than another, and there is nothing to learn "
-                "from. Give data of episodes that have earned something."
+                f"All rewards of the data are {high:g}: no action is better than another, and nothing can be learned. "
+                "Give data of episodes that have earned something."
             )
 
     def _check_task(self) -> None:
