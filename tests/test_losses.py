@@ -93,21 +93,19 @@ def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
 
 
 def test_advantage_weights_by_hand():
-    advantages = th.tensor([-2.0, 1.0, 0.0, 500.0])
+    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
     mask = th.tensor([1.0, 1.0, 1.0, 0.0])
-    # The mean size of the three that count is 1
-    raw = [1 / (1 + math.exp(-x / 0.5)) for x in (-2.0, 1.0, 0.0)]
+    # Mean 2 and standard deviation sqrt(2/3) of the three that count
+    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
     expected = [*(3 * value / sum(raw) for value in raw), 0.0]
     assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
     assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # Units do not matter
-    assert advantage_weights(1e3 * advantages, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
-    # The luckiest step counts no more than twice what one counts that turned out as expected
-    lucky = advantage_weights(th.tensor([0.0] * 99 + [1e6]), th.ones(100), 0.1)
-    assert lucky[-1].item() == pytest.approx(2.0 * lucky[0].item(), rel=1e-3)
+    # Units do not matter, and a maximum bounds what one step counts
+    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
+    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
     # All alike, or none that counts: finite
     assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
-    assert advantage_weights(th.zeros(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -192,8 +190,7 @@ def test_behavior_loss_by_hand():
     means = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]]))
     distances = [0.3**2, 0.5**2 + 0.5**2]
     assert behavior_loss(means, replayed, math.inf).item() == pytest.approx(sum(distances) / 2)
-    sigmoids = [1 / (1 + math.exp(-advantage / 2.0)) for advantage in (1.0, 3.0)]  # their mean size is 2
-    low, high = (2 * value / sum(sigmoids) for value in sigmoids)
+    low, high = (2 * math.exp(sign) / (math.exp(-1) + math.exp(1)) for sign in (-1, 1))
     assert behavior_loss(means, replayed, 1.0).item() == pytest.approx((low * distances[0] + high * distances[1]) / 2)
 
 

@@ -79,25 +79,23 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float) -> th.Tensor:
+def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 100.0) -> th.Tensor:
     """
-    Weights of replayed actions that are to be imitated: the logistic function of ``A / (temperature mean|A|)``.
+    Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
 
-    Actions that turned out worse than expected are left out, as by the filter of CRR (arXiv 2006.15134), and all others
-    count nearly alike. The exponential weights of advantage-weighted regression are not bounded: where the data holds
-    noisy behaviors, the luckiest of their steps, which are few, outweigh those of a good behavior, which turn out as
-    expected (docs/experiments.md). Advantages are divided by their mean size, so that the scale of the rewards does not
-    matter.
+    This is advantage-weighted regression (arXiv 1910.00177). Advantages are divided by their standard deviation, so
+    that the scale of the rewards does not matter.
 
     :param advantages: ``(M,)`` advantages of the actions.
     :param mask: ``(M,)`` one for steps that count, zero for others.
-    :param temperature: Temperature. With a small one, actions with a positive advantage are imitated; with an infinite
-        one, all actions alike.
+    :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
+    :param maximum: Largest weight, before the weights are scaled.
     :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
     count = mask.sum().clamp(min=1.0)
-    scale = ((advantages.abs() * mask).sum() / count).clamp(min=1e-6)
-    weights = th.sigmoid(advantages / (temperature * scale)) * mask
+    mean = (advantages * mask).sum() / count
+    std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
+    weights = ((advantages - mean) / (temperature * std)).exp().clamp(max=maximum) * mask
     return weights * (count / weights.sum().clamp(min=1e-6))
 
 

@@ -137,9 +137,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         environment.
     :param offline: Whether :meth:`learn` learns from the replay buffer alone.
     :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the squared distance between the policy's
-        mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 1
+        mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
         offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
-        same with 2.5 instead of 1.
+        same with 2.5 instead of 4.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term. A small one imitates only
         actions that turned out better than the critics expected; ``float("inf")`` imitates all alike. See
         :func:`~sb3_pwm.pwm.losses.advantage_weights`.
@@ -211,7 +211,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 0.5,
+        bc_temperature: float = 0.3,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
