@@ -32,6 +32,7 @@ from sb3_pwm.world_model import world_model_loss
 
 SIZES = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
 NETWORKS = dict(net_arch=dict(pi=[16], vf=[16]))
+BOX = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
 def episodes(task, env_id, n_episodes, n_steps=50, seed=0):
@@ -924,3 +925,64 @@ def test_missing_data_and_normalized_observations(world_model, tmp_path):
         make("Pendulum-v1", world_model, None, bc_coef=-1.0)
     with pytest.raises(ValueError, match=r"bc_temperature must be a number above 0, got 0\.0"):
         make("Pendulum-v1", world_model, None, bc_temperature=0.0)
+
+
+# --- What values are made of -----------------------------------------------------------------------------------------
+
+
+def two_behaviors(n_episodes=60, length=6, seed=0):
+    """Half of the episodes earn 1 at every step, half nothing; nothing in the observations or actions tells which."""
+    rng = np.random.default_rng(seed)
+    for number in range(n_episodes):
+        observations = rng.uniform(-1, 1, (length + 1, 3)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (length, 1)).astype(np.float32)
+        rewards = np.full(length, float(number % 2), np.float32)
+        yield SourceEpisode("task", Episode(observations, actions, rewards, True), f"episode {number}")
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.8])
+def test_values_follow_the_better_of_two_behaviors(expectile):
+    """With gamma 0 a state is worth 0 or 1, equally often: the expectile of these two is the expectile itself."""
+    data = OfflineDataset.from_episodes(two_behaviors())
+    env = DummyVecEnv([lambda: RandomEnv(gymnasium.spaces.Box(-1, 1, (3,), np.float32), BOX, 6)])
+    model = PWM(
+        "MlpPolicy",
+        env,
+        dataset=data,
+        offline=True,
+        gamma=0.0,
+        seed=0,
+        batch_size=64,
+        horizon=2,
+        replay_critic_horizon=4,
+        replay_critic_expectile=expectile,
+        discounted_fraction=0.0,
+        critic_learning_rate=3e-3,
+        device="cpu",
+        policy_kwargs=TINY,
+    ).learn(250)
+    states = th.as_tensor(data.data[0].observations)
+    values = model.critic(model.policy.encode(states)).mean() * model.policy.reward_scale.value
+    assert values.item() == pytest.approx(expectile, abs=0.1)
+
+
+def test_offline_critics_do_not_depend_on_what_is_imagined(dataset, world_model, monkeypatch):
+    """Their targets are those of the data, and imagined targets are not even computed."""
+    calls = []
+    monkeypatch.setattr("sb3_pwm.pwm.losses.imagined_targets", lambda *args: calls.append(args))
+    make("Pendulum-v1", world_model, dataset).learn(2)
+    assert not calls
+    with pytest.raises(ValueError, match="critics learn from nothing if imagined_critic_coef and replay_critic_coef"):
+        make("Pendulum-v1", world_model, dataset, imagined_critic_coef=0.0, replay_critic_coef=0.0)
+
+
+@pytest.mark.parametrize("reward", [0.0, 2.5])
+def test_data_without_a_signal_is_refused(reward):
+    parts = [
+        SourceEpisode("task", Episode(part.observations, part.actions, np.full(6, reward, np.float32), False), "one")
+        for _, part, _ in two_behaviors(4)
+    ]
+    env = RandomEnv(gymnasium.spaces.Box(-1, 1, (3,), np.float32), BOX, 6)
+    model = PWM("MlpPolicy", env, dataset=OfflineDataset.from_episodes(parts), offline=True, policy_kwargs=TINY)
+    with pytest.raises(ValueError, match=f"All rewards of the data are {reward:g}: .*episodes that have earned"):
+        model.learn(1)
