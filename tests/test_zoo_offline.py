@@ -84,20 +84,20 @@ class TestExtraction:
         assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
 
     def test_parameters_on_the_command_line(self, extracted):
-        """With the packaged pwm.yml, which normalizes the observations of this task."""
+        """With the packaged pwm.yml. A pretrained world model takes observations as they are."""
         folder, _ = extracted
         offline = ("world_model:'wm.safetensors'", "dataset:'data'", "offline:True", "batch_size:8")
         arguments = ["--env", TASK, "-n", "10", "--eval-freq", "-1", "-f", "other", "-params", *offline]
         with pytest.raises(ValueError, match=r"leave VecNormalize out.* .with rl-zoo3: -params normalize:False"):
-            run_here(train(*arguments), folder)
-        run_here(train(*arguments, "normalize:False"), folder)
+            run_here(train(*arguments, "normalize:True"), folder)
+        run_here(train(*arguments), folder)
         model = PWM.load(folder / "other/pwm" / f"{TASK}_2" / f"{TASK}.zip", device="cpu")
         assert (model.n_updates, model.world_model.config.latent_dim, model.pretrained) == (10, 16, True)
 
     def test_normalized_observations(self, extracted):
-        """With data alone, pwm.yml's normalization takes the statistics of the data, and enjoy and ``-i`` find them."""
+        """With data alone, a VecNormalize takes the statistics of the data, and enjoy and ``-i`` find them."""
         folder, _ = extracted
-        small = ("dataset:'data'", "offline:True", "batch_size:8", *TINY)
+        small = ("dataset:'data'", "offline:True", "batch_size:8", "normalize:True", *TINY)
         arguments = ["--env", TASK, "-f", "data_alone", *SHORT, "-params", *small]
         with pytest.warns(UserWarning, match="VecNormalize is frozen"):
             run_here(train(*arguments, "-n", "20", "--eval-freq", "10", "--eval-episodes", "1"), folder)
