@@ -559,8 +559,10 @@ def test_observations_that_are_no_numbers():
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="observation that is NaN or infinite"):
             model.predict(np.array([0.0, bad, 0.0], np.float32))
+    assert np.isfinite(model.predict(np.full(3, 1e38, np.float32))[0]).all()  # normalized observations are clipped
+    raw = PWM("MlpPolicy", RandomEnv(), world_model=dict(normalize_observations=False, latent_dim=16), device="cpu")
     with pytest.raises(ValueError, match="observation is far too large"):
-        model.predict(np.full(3, 1e38, np.float32))
+        raw.predict(np.full(3, 1e38, np.float32))
     both = PWM("MultiInputPolicy", RandomEnv(spaces.Dict(a=ENTRIES["vector"], b=ENTRIES["number"])), **SMALL)
     with pytest.raises(ValueError, match="observation that is NaN or infinite"):
         both.predict(dict(a=np.full(3, np.nan, np.float32), b=1))

@@ -73,12 +73,12 @@ def command(folder, out, *arguments, processes=None):
 
 
 def test_learns_to_predict_held_out_episodes(dataset, tmp_path):
-    settings = dataclasses.replace(SETTINGS, steps=480, validation_fraction=0.2)
-    model = run(dataset, tmp_path / "wm.safetensors", settings, checkpoint_every=120, log_every=40)
+    settings = dataclasses.replace(SETTINGS, steps=640, validation_fraction=0.2)
+    model = run(dataset, tmp_path / "wm.safetensors", settings, checkpoint_every=160, log_every=40)
     rows = read_table(tmp_path / "wm.csv")
     training = [float(row["loss"]) for row in rows if row["data"] == "training"]
     validation = [row for row in rows if row["data"] == "validation"]
-    assert [int(row["step"]) for row in validation] == [120, 240, 360, 480]
+    assert [int(row["step"]) for row in validation] == [160, 320, 480, 640]
     assert training[-1] < 0.5 * training[0]
     # Better by far than the prediction of the mean reward
     rewards = np.concatenate([task.episode(n).rewards for task in dataset.data for n in range(len(task.lengths))])

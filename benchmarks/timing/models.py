@@ -46,7 +46,7 @@ def make_model(options: argparse.Namespace) -> PWM:
         compile=options.compile,
         precision=options.precision,
         gradient_checkpointing=options.gradient_checkpointing,
-        world_model=options.size,
+        world_model=dict(size=options.size, normalize_observations=False),  # the reference has plain layers only
         policy_kwargs=dict(
             net_arch=dict(pi=[400, 200, 100], vf=[400, 200]), activation_fn=ACTIVATIONS[options.activation]
         ),

@@ -76,11 +76,12 @@ def pretrain(
         raise FileExistsError(f"{files.model} exists already: choose another name, or delete it.")
     context = join_processes(device)
     _check_batch_size(config, context)
+    is_new = isinstance(world_model, WorldModelConfig)
     world_model = _make_world_model(world_model, dataset, config.seed).to(context.device)
     rows = task_rows(world_model, dataset)
     check_reward_range(world_model.config, dataset.reward_range, "The data set")
     training, held_out = dataset.split(config.validation_fraction, config.seed)
-    fit_statistics(world_model, training)
+    fit_statistics(world_model, training, new=is_new)
 
     optimizer = th.optim.Adam(world_model.parameters(), lr=config.learning_rate, fused=True)
     identity = {

@@ -67,21 +67,24 @@ def current_phase(
         updates (docs/experiments.md).
     :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
     :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
-    :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1.
+    :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1; 1 too
+        if ``replay_critic_coef`` is 0.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
     near_data = 0.0 if name == ONLINE else 1.0
     bc_weight, bc_automatic = parse_bc_coef(bc_coef)
     updates = (0 if offline and pretrained else 1) if world_model_updates == "auto" else int(world_model_updates)
+    replayed = near_data if replay_critic_coef == "auto" else float(replay_critic_coef)
+    imagined = 0.0 if near_data and replayed > 0.0 else 1.0  # critics learn from one of them at least
     return Phase(
         name,
         updates,
-        near_data if replay_critic_coef == "auto" else float(replay_critic_coef),
+        replayed,
         bc_weight * near_data if bc_automatic else bc_weight,
         (0.7 if near_data else 0.5) if replay_critic_expectile == "auto" else float(replay_critic_expectile),
         0.5 * near_data if discounted_fraction == "auto" else float(discounted_fraction),
-        1.0 - near_data if imagined_critic_coef == "auto" else float(imagined_critic_coef),
+        imagined if imagined_critic_coef == "auto" else float(imagined_critic_coef),
     )
 
 

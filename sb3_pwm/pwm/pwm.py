@@ -322,7 +322,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.trains_new_termination_head = pretrained.has_new_termination_head
             if offline_data is not None:
                 fit_statistics(self.world_model, offline_data)
-            self.statistics_are_fixed = (self.task or "") not in self.world_model.tasks_without_statistics
+            self.statistics_are_fixed = not self.world_model.lacks_statistics_of(self.task)
         self.critic_lr_schedule = arguments.as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = arguments.as_schedule(
             self.world_model_learning_rate, "world_model_learning_rate"

@@ -103,11 +103,11 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
                 "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
                 "in the environment."
             )
-        low, high = buffer.reward_range
-        if low == high and (high == 0.0 or not buffer.has_terminations):
-            raise ValueError(
-                f"All rewards of the data are {high:g}: no action is better than another, and nothing can be learned. "
-                "Give data of episodes that have earned something."
+        if buffer.reward_range == (0.0, 0.0):
+            warnings.warn(
+                "All rewards of the data are 0: no action is better than another, and nothing can be learned. "
+                "Give data of episodes that have earned something.",
+                stacklevel=4,
             )
 
     def _check_task(self) -> None:

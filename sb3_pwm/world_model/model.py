@@ -105,6 +105,15 @@ class WorldModel(nn.Module):
             padded = _padded(observations, self.config.observation_dim, "observations")
             self.statistics.update(padded, 0 if task is None else task)
 
+    def lacks_statistics_of(self, task: str | None) -> bool:
+        """
+        :param task: Name of a task; None in a single-task model.
+        :return: Whether the model normalizes the observations of its other tasks, and not yet those of this one.
+        """
+        if self.statistics is None or not self.statistics.count.any():
+            return False
+        return (task or "") in self.tasks_without_statistics
+
     @property
     def tasks_without_statistics(self) -> list[str]:
         """Names of the tasks whose observations are not normalized yet, though the model is to normalize them."""

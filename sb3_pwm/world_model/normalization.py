@@ -12,14 +12,16 @@ from sb3_pwm.world_model.model import WorldModel
 MAX_ROWS = 200_000
 
 
-def fit_statistics(world_model: WorldModel, dataset: OfflineDataset) -> None:
+def fit_statistics(world_model: WorldModel, dataset: OfflineDataset, new: bool = False) -> None:
     """
     Set the statistics of the observations of tasks that have none yet. Other tasks keep theirs.
 
     :param world_model: The world model. Nothing happens if it does not normalize observations.
     :param dataset: Data with the tasks.
+    :param new: Whether the model has not been trained. If not, and no task of it has statistics, it has learned from
+        observations as they are, and nothing happens.
     """
-    if world_model.statistics is None:
+    if world_model.statistics is None or not (new or world_model.statistics.count.any()):
         return
     for task in world_model.tasks_without_statistics:
         if not world_model.config.tasks or task in dataset.tasks:
