@@ -462,3 +462,20 @@ def test_half_of_the_sequences_can_be_discounted():
     assert (offset < 3).float().mean().item() == pytest.approx(0.5 * 0.875 + 0.5 * 0.03, abs=0.02)
     assert batch.mask.shape == (4, 10_000)
     assert not buffer.sample_sequences(5_000, 190, discounted_fraction=1.0).observations[0, :, 0].gt(10).any()
+
+
+def test_discounted_sequences_follow_a_buffer_that_was_filled_anew():
+    """As many steps as the buffer holds leave its position as it was, and none of its episodes."""
+    buffer = SequenceReplayBuffer(20, OBSERVATIONS, ACTIONS, "cpu")
+
+    def fill_with(first, length):
+        for step in range(20):  # the observation of a step is its number in its episode
+            observation = np.full((1, 2), step % length, np.float32)
+            ends = np.array([step % length == length - 1])
+            buffer.add(observation, observation, np.zeros((1, 1)), np.full(1, first), ends, [{}])
+
+    for first, length in enumerate((5, 20)):
+        fill_with(first, length)
+        batch = buffer.sample_sequences(200, 1, discounted_fraction=1.0, gamma=0.0)  # the first steps of episodes
+        assert (batch.rewards == first).all()
+        assert (batch.observations[0] == 0.0).all()

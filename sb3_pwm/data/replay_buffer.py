@@ -106,8 +106,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         # (buffer_size, n_envs, row) on the device: observation, next observation, action, reward, done, timeout
         self._rows: th.Tensor | None = None
         self._on_device: bool | None = None
-        # First step, environment and length of each episode, with what they were computed of
-        self._episode_table: tuple[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+        # First step, environment and length of each episode; None after a change
+        self._episode_table: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._warn_of_memory()
 
     @property
@@ -257,6 +257,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         else:
             self.timeouts[row] = 0.0
         self.has_terminations = self.has_terminations or bool((self.dones[row] > self.timeouts[row]).any())
+        self._episode_table = None
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
@@ -535,16 +536,15 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def _episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """:return: First step, counted from the oldest one, environment and length of each stored episode."""
-        key = self.pos, self.full
-        if self._episode_table is None or self._episode_table[0] != key:
+        if self._episode_table is None:
             oldest, size = self.sampled_rows()
             dones = self.dones[(oldest + np.arange(size)) % self.buffer_size].T  # (n_envs, size)
             begins = np.ones_like(dones, bool)
             begins[:, 1:] = dones[:, :-1] > 0.0
             envs, first = np.nonzero(begins)
             lengths = np.diff(np.append(envs * size + first, size * self.n_envs))
-            self._episode_table = key, (first, envs, lengths)
-        return self._episode_table[1]
+            self._episode_table = first, envs, lengths
+        return self._episode_table
 
     def _gather_on_host(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """
