@@ -974,6 +974,8 @@ def test_offline_critics_do_not_depend_on_what_is_imagined(dataset, world_model,
     assert not calls
     with pytest.raises(ValueError, match="critics learn from nothing if imagined_critic_coef and replay_critic_coef"):
         make("Pendulum-v1", world_model, dataset, imagined_critic_coef=0.0, replay_critic_coef=0.0)
+    with pytest.raises(ValueError, match="critics learn from nothing if imagined_critic_coef and replay_critic_coef"):
+        make("Pendulum-v1", None, None, offline=False, imagined_critic_coef=0.0)  # online, "auto" replays nothing
 
 
 def test_data_without_a_signal_is_told():

@@ -182,20 +182,18 @@ def check_arguments(model: Any) -> None:
     for name in ("td_lambda", "rho", "gamma", "tau"):
         check_number(name, getattr(model, name), 0.0, 1.0)
     check_number("bc_temperature", model.bc_temperature, 0.0, above=True, finite=False)
-    if model.world_model_updates != "auto":
-        check_number('world_model_updates (if not "auto")', model.world_model_updates, 0, integer=True)
-    minima = {"imagined_critic_coef": 0.0, "replay_critic_coef": 0.0, "target_entropy": -np.inf}
-    for name, minimum in minima.items():
-        if getattr(model, name) != "auto":
-            check_number(f'{name} (if not "auto")', getattr(model, name), minimum)
-    if model.replay_critic_expectile != "auto":
-        expectile = model.replay_critic_expectile
-        check_number('replay_critic_expectile (if not "auto")', expectile, 0.0, 1.0, above=True, below=True)
-    if model.discounted_fraction != "auto":
-        check_number('discounted_fraction (if not "auto")', model.discounted_fraction, 0.0, 1.0)
-    if model.imagined_critic_coef == 0.0 and model.replay_critic_coef == 0.0:
-        raise ValueError("The critics learn from nothing if imagined_critic_coef and replay_critic_coef are both 0.")
+    _check_number_or_auto(model, "world_model_updates", 0, integer=True)
+    _check_number_or_auto(model, "imagined_critic_coef", 0.0)
+    _check_number_or_auto(model, "replay_critic_coef", 0.0)
+    _check_number_or_auto(model, "target_entropy")
+    _check_number_or_auto(model, "replay_critic_expectile", 0.0, 1.0, above=True, below=True)
+    _check_number_or_auto(model, "discounted_fraction", 0.0, 1.0)
     parse_bc_coef(model.bc_coef)
+    if model.phase.imagined_critic_coef == model.phase.replay_critic_coef == 0.0:
+        raise ValueError(
+            "The critics learn from nothing if imagined_critic_coef and replay_critic_coef are both 0, which "
+            'replay_critic_coef="auto" is online.'
+        )
     check_number("gradient_steps", model.gradient_steps, -1, integer=True)
     check_choice("precision", model.precision, PRECISIONS)
     check_choice("compile", model.compile, (True, False, "auto"))
@@ -205,6 +203,12 @@ def check_arguments(model: Any) -> None:
     _check_train_freq(model.train_freq, model.n_envs)
     _check_replay_buffer_class(model.replay_buffer_class)
     _check_room_for_sequences(model)
+
+
+def _check_number_or_auto(model: Any, name: str, *limits: float, **kinds: bool) -> None:
+    """Check an argument that may be ``"auto"``, see :func:`~sb3_pwm.common.checks.check_number`."""
+    if getattr(model, name) != "auto":
+        check_number(f'{name} (if not "auto")', getattr(model, name), *limits, **kinds)
 
 
 def _check_loss_coefficients(world_model_loss_kwargs: Any) -> None:
