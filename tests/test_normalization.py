@@ -34,6 +34,15 @@ def both(*parts):
     return OfflineDataset([part.data[0] for part in parts])
 
 
+def trained(dataset, file, model=None, **run):
+    """A world model that was pretrained for some updates: a new one of all tasks, or a given one."""
+    if model is None:
+        tasks = dict(tasks=dataset.tasks, task_dim=4) if dataset.tasks != ("task",) else {}
+        model = WorldModelConfig(observation_dim=3, action_dim=2, **tasks, **SIZES)
+    run = PretrainConfig(**{**dict(steps=1, batch_size=4, horizon=2), **run})
+    return pretrain(dataset, model, file, run, progress_bar=False, device="cpu")
+
+
 def test_running_statistics_are_those_of_all_observations():
     values = np.random.default_rng(0).normal(3.0, [0.1, 20.0, 1.0], size=(500, 3)).astype(np.float32)
     statistics = ObservationStatistics(2, 3)
@@ -67,15 +76,7 @@ def test_constant_values_and_outliers():
 
 def test_each_task_has_its_own_statistics(tmp_path):
     dataset = both(data("small", 0.1, 0.0, size=2), data("large", 50.0, 100.0))
-    config = WorldModelConfig(observation_dim=3, action_dim=2, tasks=dataset.tasks, task_dim=4, **SIZES)
-    model = pretrain(
-        dataset,
-        config,
-        tmp_path / "wm.safetensors",
-        PretrainConfig(steps=2, batch_size=4, horizon=2),
-        progress_bar=False,
-        device="cpu",
-    )
+    model = trained(dataset, tmp_path / "wm.safetensors", steps=2)
     for task in dataset.tasks:
         part = dataset.task_data(task)
         z = model.statistics(
@@ -95,24 +96,18 @@ def test_scale_and_shift_of_the_observations_do_not_matter(tmp_path):
     losses = []
     for scale, shift in ((1.0, 0.0), (30.0, -7.0)):
         dataset = data("task", scale, shift)
-        config = WorldModelConfig(observation_dim=3, action_dim=2, **SIZES)
-        file = tmp_path / f"{scale}.safetensors"
-        model = pretrain(dataset, config, file, PretrainConfig(steps=5, batch_size=8, horizon=2), progress_bar=False)
+        model = trained(dataset, tmp_path / f"{scale}.safetensors", steps=5, batch_size=8)
         losses.append(model.encode(th.from_numpy(dataset.data[0].observations)))
     th.testing.assert_close(*losses, atol=1e-4, rtol=1e-3)
 
 
 def test_further_pretraining_keeps_the_statistics(tmp_path):
-    config = WorldModelConfig(observation_dim=3, action_dim=2, tasks=("a",), task_dim=4, **SIZES)
-    run = PretrainConfig(steps=1, batch_size=4, horizon=2)
-    model = pretrain(data("a", 2.0, 1.0), config, tmp_path / "a.safetensors", run, progress_bar=False)
+    model = trained(data("a", 2.0, 1.0), tmp_path / "a.safetensors")
     model.add_task("b", like="a")
     assert model.tasks_without_statistics == ["b"]
     assert th.equal(model.statistics.std[0], model.statistics.std[1])
     before = model.statistics.mean[0].clone()
-    model = pretrain(
-        both(data("a", 9.0, 9.0), data("b", 3.0, -5.0)), model, tmp_path / "b.safetensors", run, progress_bar=False
-    )
+    model = trained(both(data("a", 9.0, 9.0), data("b", 3.0, -5.0)), tmp_path / "b.safetensors", model)
     assert th.equal(model.statistics.mean[0], before)
     np.testing.assert_allclose(model.statistics.mean[1], -5.0, atol=1.0)
 
@@ -139,14 +134,7 @@ def test_online_statistics_follow_the_replay_buffer(tmp_path):
 
 def test_statistics_of_a_pretrained_model_stay(tmp_path):
     dataset = data("task", 2.0, 1.0)
-    config = WorldModelConfig(observation_dim=3, action_dim=2, **SIZES)
-    world_model = pretrain(
-        dataset,
-        config,
-        tmp_path / "wm.safetensors",
-        PretrainConfig(steps=1, batch_size=4, horizon=2),
-        progress_bar=False,
-    )
+    world_model = trained(dataset, tmp_path / "wm.safetensors")
     env = RandomEnv(spaces.Box(-9, 9, (3,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32), 8)
     model = PWM(
         "MlpPolicy",

@@ -18,7 +18,6 @@ from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.tasks import env_id
 from sb3_pwm.world_model.model import WorldModel
-from sb3_pwm.world_model.normalization import fit_statistics
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -100,7 +99,6 @@ def extract_policy(
     data = dataset.select([task])
     if config.like and task not in world_model.config.tasks:
         world_model.add_task(task, config.like)
-        fit_statistics(world_model, data)
     model = PWM(
         "MlpPolicy",
         gymnasium.make(env_id(task)),

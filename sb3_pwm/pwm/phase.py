@@ -74,18 +74,22 @@ def current_phase(
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
     near_data = 0.0 if name == ONLINE else 1.0
     bc_weight, bc_automatic = parse_bc_coef(bc_coef)
-    updates = (0 if offline and pretrained else 1) if world_model_updates == "auto" else int(world_model_updates)
-    replayed = near_data if replay_critic_coef == "auto" else float(replay_critic_coef)
-    imagined = 0.0 if near_data and replayed > 0.0 else 1.0  # critics learn from one of them at least
+    replayed = _resolve(replay_critic_coef, near_data)
     return Phase(
         name,
-        updates,
+        int(_resolve(world_model_updates, 0 if offline and pretrained else 1)),
         replayed,
         bc_weight * near_data if bc_automatic else bc_weight,
-        (0.7 if near_data else 0.5) if replay_critic_expectile == "auto" else float(replay_critic_expectile),
-        0.5 * near_data if discounted_fraction == "auto" else float(discounted_fraction),
-        imagined if imagined_critic_coef == "auto" else float(imagined_critic_coef),
+        _resolve(replay_critic_expectile, 0.7 if near_data else 0.5),
+        _resolve(discounted_fraction, 0.5 * near_data),
+        # Critics learn from one of the two at least.
+        _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
     )
+
+
+def _resolve(argument: float | str, automatic: float) -> float:
+    """:return: The argument, or what ``"auto"`` stands for."""
+    return automatic if argument == "auto" else float(argument)
 
 
 def parse_bc_coef(bc_coef: float | str) -> tuple[float, bool]:

@@ -619,14 +619,15 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         arguments.warn_of_other_task(self.policy, env)
 
     def _check_rewards(self, rewards: tuple[float, float], where: str, refuse: bool) -> None:
+        if self.rewards_exceed_range and not refuse:
+            return  # it was said
         try:
             check_reward_range(self.world_model.config, rewards, where)
         except ValueError as error:
             if refuse:
                 raise
-            if not self.rewards_exceed_range:
-                self.rewards_exceed_range = True
-                warnings.warn(str(error))
+            self.rewards_exceed_range = True
+            warnings.warn(str(error))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_functions", "_given"]

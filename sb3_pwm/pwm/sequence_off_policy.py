@@ -194,8 +194,8 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         # What callbacks may ask a step for: there are no rewards, no episode ends, and nothing is reported.
         rewards, dones = np.zeros(env.num_envs, np.float32), np.zeros(env.num_envs, bool)
         infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
-        step = dict(new_obs=self._last_obs, rewards=rewards, dones=dones, infos=infos)
-        callback.update_locals({**locals(), **step})
+        new_obs = self._last_obs
+        callback.update_locals(locals())
         continue_training = callback.on_step()
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if log_interval is not None and self.num_timesteps % (100 * log_interval) == 0:

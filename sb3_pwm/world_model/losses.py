@@ -62,9 +62,13 @@ def prediction_errors(
     reward = world_model.reward_loss(logits, batch.rewards)
     if not termination or world_model.termination_network is None:
         return dynamics, reward, th.zeros_like(reward)
-    termination_logits = world_model.termination_logits(latents[1:], batch.task)
-    error = F.binary_cross_entropy_with_logits(termination_logits, batch.terminations, reduction="none")
-    return dynamics, reward, error
+    return dynamics, reward, _termination_errors(world_model, latents, batch)
+
+
+def _termination_errors(world_model: WorldModel, latents: th.Tensor, batch: SequenceBatch) -> th.Tensor:
+    """:return: Binary cross-entropy ``(H, B)`` of the termination head along predicted latents ``(H + 1, B, Z)``."""
+    logits = world_model.termination_logits(latents[1:], batch.task)
+    return F.binary_cross_entropy_with_logits(logits, batch.terminations, reduction="none")
 
 
 def world_model_loss(
@@ -117,9 +121,7 @@ def termination_loss(world_model: WorldModel, batch: SequenceBatch, rho: float =
     with th.no_grad():
         start = world_model.encode(batch.observations[0], batch.task)
         latents = rollout(world_model, start, batch.actions, batch.task)
-    logits = world_model.termination_logits(latents[1:], batch.task)
-    error = F.binary_cross_entropy_with_logits(logits, batch.terminations, reduction="none")
-    return _weighted_mean(error, batch.mask, rho)
+    return _weighted_mean(_termination_errors(world_model, latents, batch), batch.mask, rho)
 
 
 def _weighted_mean(error: th.Tensor, mask: th.Tensor, rho: float) -> th.Tensor:

@@ -158,14 +158,15 @@ def minari_episodes(ids_or_paths: Sequence[str | Path]) -> Iterator[SourceEpisod
     :raises ValueError: If a file is damaged, or a space of a data set cannot be used. The message names the file.
     """
     paths = [path for each in ids_or_paths for path in dataset_paths(each)]
-    for path, task in zip(paths, task_names([read_metadata(path) for path in paths]), strict=True):
-        yield from _minari_episodes(path, task)
+    metadata = [read_metadata(path) for path in paths]
+    for path, task, each in zip(paths, task_names(metadata), metadata, strict=True):
+        yield from _minari_episodes(path, task, each.get("observation_space"))
 
 
-def _minari_episodes(path: Path, task: str) -> Iterator[SourceEpisode]:
+def _minari_episodes(path: Path, task: str, stored: str | None) -> Iterator[SourceEpisode]:
+    """:param stored: Observation space in the metadata, as JSON; None if it has none."""
     dataset = open_dataset(path)
     check_can_be_flattened(dataset.observation_space, str(path))
-    stored = read_metadata(path).get("observation_space")
     observation_space = _in_stored_order(dataset.observation_space, None if stored is None else json.loads(stored))
     bounds = _ActionBounds(dataset.action_space, path)
     for number, episode in enumerate(iterate_episodes(dataset, path)):
