@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pwm import OfflineDataset, SequenceReplayBuffer
 from sb3_pwm.common.version import FILE_FORMAT, FileFormatError
-from sb3_pwm.data.types import Episode
+from sb3_pwm.data.types import Episode, SequenceSampling
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 ENTRIES = spaces.Dict(
@@ -443,7 +443,7 @@ def test_discounted_sequences_begin_as_episodes_are_visited(n_envs, size, gamma)
             for row, weight in zip(rows[first + 1 : last + 1], weights / weights.sum(), strict=True):
                 expected[float(buffer.observations[row, env, 0])] = weight
     np.random.seed(0)
-    batch = buffer.sample_sequences(n_samples, 1, discounted_fraction=1.0, gamma=gamma)
+    batch = buffer.sample_sequences(n_samples, 1, sampling=SequenceSampling(1.0, gamma))
     ids, counts = np.unique(batch.observations[0, :, 0].numpy(), return_counts=True)
     assert set(ids) <= {number for number, weight in expected.items() if weight > 0}
     drawn = dict(zip(ids.tolist(), (counts / n_samples).tolist(), strict=True))
@@ -457,11 +457,12 @@ def test_half_of_the_sequences_can_be_discounted():
         observation = np.full((1, 2), step, np.float32)
         buffer.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.array([step % 100 == 99]), [{}])
     np.random.seed(0)
-    batch = buffer.sample_sequences(10_000, 4, discounted_fraction=0.5, gamma=0.5)
+    batch = buffer.sample_sequences(10_000, 4, sampling=SequenceSampling(0.5, 0.5))
     offset = batch.observations[0, :, 0] % 100
     assert (offset < 3).float().mean().item() == pytest.approx(0.5 * 0.875 + 0.5 * 0.03, abs=0.02)
     assert batch.mask.shape == (4, 10_000)
-    assert not buffer.sample_sequences(5_000, 190, discounted_fraction=1.0).observations[0, :, 0].gt(10).any()
+    batch = buffer.sample_sequences(5_000, 190, sampling=SequenceSampling(1.0))
+    assert not batch.observations[0, :, 0].gt(10).any()
 
 
 def test_discounted_sequences_follow_a_buffer_that_was_filled_anew():
@@ -476,6 +477,55 @@ def test_discounted_sequences_follow_a_buffer_that_was_filled_anew():
 
     for first, length in enumerate((5, 20)):
         fill_with(first, length)
-        batch = buffer.sample_sequences(200, 1, discounted_fraction=1.0, gamma=0.0)  # the first steps of episodes
+        batch = buffer.sample_sequences(200, 1, sampling=SequenceSampling(1.0, 0.0))  # the first steps of episodes
         assert (batch.rewards == first).all()
         assert (batch.observations[0] == 0.0).all()
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_new_steps_have_their_share(n_envs, optimize_memory_usage):
+    """Observations of data are negative, those of new steps their number."""
+    buffer = SequenceReplayBuffer(300 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs, optimize_memory_usage)
+    half = SequenceSampling(new_fraction=0.5)
+
+    def share_of_new(horizon, batch_size=4_000):
+        batch = buffer.sample_sequences(batch_size, horizon, sampling=half)
+        return (batch.observations[0, :, 0] >= 0.0).float().mean().item()
+
+    def step(number):
+        observation = np.full((n_envs, 2), number, np.float32)
+        buffer.add(
+            observation, observation, np.zeros((n_envs, 1)), np.zeros(n_envs), np.zeros(n_envs, bool), [{}] * n_envs
+        )
+
+    for number in range(-200, 0):
+        step(number)
+    buffer.n_new_rows = 0
+    assert share_of_new(4) == 0.0
+    for number in range(3):
+        step(number)
+    assert share_of_new(4) == 0.0  # a sequence of new steps alone does not fit yet
+    for number in range(3, 40):
+        step(number)
+    # Each new step is drawn once on average, however large the batch is. Few of the uniform sequences are new.
+    assert share_of_new(4, 2_000) == pytest.approx(10 * n_envs / 2_000 + 37 / 237, abs=0.03)
+    assert np.mean([share_of_new(4, 8) for _ in range(500)]) == pytest.approx(0.5 + 0.5 * 37 / 237, abs=0.03)
+    drawn = buffer.sample_sequences(20 * n_envs, 4, sampling=SequenceSampling(new_fraction=1.0)).observations
+    new = drawn[0, : 10 * n_envs, 0]
+    assert 0.0 <= new.min() and new.max() <= 36.0 and (drawn[0, 10 * n_envs :, 0] < 0.0).any()
+    for number in range(40, 400):  # the data is overwritten
+        step(number)
+    assert share_of_new(4) == 1.0
+
+
+def test_data_is_not_new():
+    buffer = SequenceReplayBuffer(100, OBSERVATIONS, ACTIONS, "cpu")
+    for number in range(10):
+        observation = np.full((1, 2), number, np.float32)
+        buffer.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.array([number == 9]), [{}])
+    assert buffer.n_new_rows == 10
+    assert pickle.loads(pickle.dumps(buffer)).n_new_rows == 10
+    steps = np.zeros((6, 2), np.float32)
+    buffer.add_episodes([Episode(steps, np.zeros((5, 1), np.float32), np.zeros(5, np.float32), True)])
+    assert buffer.n_new_rows == 0

@@ -19,7 +19,7 @@ from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FILE_FORMAT, check_file_format
 from sb3_pwm.data.cleaning import clean_episode
-from sb3_pwm.data.types import Episode, SequenceBatch
+from sb3_pwm.data.types import UNIFORM, Episode, SequenceBatch, SequenceSampling
 
 
 def _truncate(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
@@ -73,6 +73,8 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     has_terminations: bool
     """Whether an episode that terminated was ever added. If not, a model needs no termination head."""
+    n_new_rows: int
+    """Number of rows that :meth:`add` has added since episodes of data were, see :class:`SequenceSampling`"""
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         self.allocated = False
         self.has_terminations = False
+        self.n_new_rows = 0
         self.storage = storage if floats and not optimize_memory_usage else "host"
         # Last observations of episodes, by row and environment. Empty without optimize_memory_usage.
         self._last_observations: dict[tuple[int, int], Any] = {}
@@ -213,7 +216,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         """
         check_file_format("The file", "replay buffer", state.get("file_format", 1))
         check_stored_actions(state.get("actions"), state["action_space"])
-        self.__dict__.update(state)
+        self.__dict__.update({"n_new_rows": 0, **state})  # older files have no count
         if "_stored" in state:
             self._view(self._stored)
 
@@ -257,6 +260,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         else:
             self.timeouts[row] = 0.0
         self.has_terminations = self.has_terminations or bool((self.dones[row] > self.timeouts[row]).any())
+        self.n_new_rows = min(self.n_new_rows + 1, self.buffer_size)
         self._episode_table = None
         self._keep_last_observations(row)
         if self._rows is not None:
@@ -376,6 +380,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.has_terminations = self.has_terminations or bool((self.dones[rows] > self.timeouts[rows]).any())
         self.full = self.full or rows.stop == self.buffer_size
         self.pos = rows.stop % self.buffer_size
+        self.n_new_rows = 0
         self._episode_table = None
         self._rows = None  # the next sample copies all rows to the device again
 
@@ -474,25 +479,19 @@ class SequenceReplayBuffer(ReplayBuffer):
         batch_size: int,
         horizon: int,
         env: VecNormalize | None = None,
-        discounted_fraction: float = 0.0,
-        gamma: float = 0.99,
+        sampling: SequenceSampling = UNIFORM,
     ) -> SequenceBatch:
         """
         Sample sequences of consecutive steps. Each sequence is from one environment.
 
-        All steps with at least ``horizon - 1`` steps after them are equally likely to be the first of a sequence. The
-        mask is zero after the end of the first episode in a sequence. Rewards are always those of the environment: a
-        world model that was trained on other data predicts no others, and PWM scales rewards itself.
-
-        A policy that starts every episode anew meets the first steps of episodes more often than their share of the
-        data, as the objective counts them: step t of an episode with the weight ``gamma ** t`` (the discounted
-        distribution of states of the policy gradient theorem). A fraction of the sequences can be drawn so.
+        Steps with fewer than ``horizon - 1`` steps after them are not the first of a sequence. The mask is zero after
+        the end of the first episode in a sequence. Rewards are always those of the environment: a world model that was
+        trained on other data predicts no others, and PWM scales rewards itself.
 
         :param batch_size: Number of sequences, B.
         :param horizon: Number of steps in a sequence, H.
         :param env: ``VecNormalize`` whose statistics normalize observations, if any.
-        :param discounted_fraction: Fraction of the sequences whose first step is drawn with the weight ``gamma ** t``.
-        :param gamma: Discount factor of these weights, at most 1.
+        :param sampling: How the first steps of the sequences are drawn.
         :return: The sequences, on the device of the buffer.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
@@ -504,9 +503,13 @@ class SequenceReplayBuffer(ReplayBuffer):
             )
         starts = np.random.randint(0, size - horizon + 1, size=batch_size)
         envs = np.random.randint(0, self.n_envs, size=batch_size)
-        n_discounted = round(discounted_fraction * batch_size)
+        n_new = self._n_new_sequences(batch_size, horizon, sampling.new_fraction)
+        if n_new:
+            starts[:n_new] = size - np.random.randint(horizon, min(self.n_new_rows, size) + 1, size=n_new)
+        n_discounted = round(sampling.discounted_fraction * (batch_size - n_new))
         if n_discounted:
-            starts[:n_discounted], envs[:n_discounted] = self._discounted_steps(n_discounted, size - horizon, gamma)
+            drawn = slice(n_new, n_new + n_discounted)
+            starts[drawn], envs[drawn] = self._discounted_steps(n_discounted, size - horizon, sampling.gamma)
         steps = (oldest + starts + np.arange(horizon)[:, None]) % self.buffer_size  # (H, B)
 
         gather = self._gather_on_device if self._wants_rows() else self._gather_on_host
@@ -514,6 +517,13 @@ class SequenceReplayBuffer(ReplayBuffer):
         # A step counts while no earlier step of the sequence ended the episode.
         mask = th.cat([th.ones_like(dones[:1]), th.cumprod(1.0 - dones[:-1], dim=0)])
         return SequenceBatch(observations, actions, rewards, dones * (1.0 - timeouts), mask)
+
+    def _n_new_sequences(self, batch_size: int, horizon: int, new_fraction: float) -> int:
+        """:return: Number of sequences of a batch that are drawn from new steps, see :class:`SequenceSampling`."""
+        if self.n_new_rows < horizon:
+            return 0
+        # With few new steps, each would be replayed so often that the networks learn it by heart.
+        return round(min(new_fraction * batch_size, self.n_new_rows * self.n_envs / horizon))
 
     def _discounted_steps(self, number: int, last: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         """

@@ -32,6 +32,33 @@ class SequenceBatch(NamedTuple):
     """Task indices ``(B,)``; None in single-task learning"""
 
 
+@dataclasses.dataclass(frozen=True)
+class SequenceSampling:
+    """
+    How the first steps of replayed sequences are drawn. By default all steps are equally likely.
+
+    A policy that starts every episode anew meets the first steps of episodes more often than their share of the data,
+    as the objective counts them: step t of an episode with the weight ``gamma ** t`` (the discounted distribution of
+    states of the policy gradient theorem). A model that goes on in the environment after offline learning has much data
+    and few steps of its own, which are lost in the data if all steps are equally likely (RLPD, arXiv 2302.02948).
+
+    :param discounted_fraction: Fraction of the sequences that are drawn with the weight ``gamma ** t``, of those that
+        are not drawn from new steps.
+    :param gamma: Discount factor of these weights, at most 1.
+    :param new_fraction: Fraction of the sequences that are drawn from the steps of the environment since the last data
+        was added. It is lower while these steps are so few that each would be drawn more than once in a batch on
+        average.
+    """
+
+    discounted_fraction: float = 0.0
+    gamma: float = 0.99
+    new_fraction: float = 0.0
+
+
+UNIFORM = SequenceSampling()
+"""All steps are equally likely."""
+
+
 class Episode(NamedTuple):
     """One episode of T steps, in the dimensions of its own task."""
 

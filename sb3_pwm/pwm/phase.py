@@ -21,6 +21,7 @@ class Phase:
     :param replay_critic_expectile: Expectile of replayed targets that the critics learn.
     :param discounted_fraction: Fraction of replayed sequences that are drawn by the discount of their first step.
     :param imagined_critic_coef: Weight of the critics' loss on imagined rollouts.
+    :param new_fraction: Fraction of replayed sequences that are drawn from the steps after offline learning.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Phase:
     replay_critic_expectile: float
     discounted_fraction: float
     imagined_critic_coef: float
+    new_fraction: float
 
     @property
     def trains_world_model(self) -> bool:
@@ -52,6 +54,7 @@ def current_phase(
     replay_critic_expectile: float | str = "auto",
     discounted_fraction: float | str = "auto",
     imagined_critic_coef: float | str = "auto",
+    new_fraction: float | str = "auto",
 ) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
@@ -69,6 +72,7 @@ def current_phase(
     :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
     :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1; 1 too
         if ``replay_critic_coef`` is 0.
+    :param new_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 online after offline learning, else 0.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -84,6 +88,7 @@ def current_phase(
         _resolve(discounted_fraction, 0.5 * near_data),
         # Critics learn from one of the two at least.
         _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
+        _resolve(new_fraction, 0.5 if name == OFFLINE_TO_ONLINE else 0.0),
     )
 
 

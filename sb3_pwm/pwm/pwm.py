@@ -22,7 +22,7 @@ from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.metrics import Metrics
 from sb3_pwm.common.precision import autocast
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
-from sb3_pwm.data.types import SequenceBatch
+from sb3_pwm.data.types import SequenceBatch, SequenceSampling
 from sb3_pwm.pwm import arguments, losses, optimizers
 from sb3_pwm.pwm.arguments import DatasetArgument, WorldModelArgument
 from sb3_pwm.pwm.entropy import EntropyCoefficientMixin
@@ -119,6 +119,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         episodes, step t with the weight ``gamma ** t``, as the objective counts states. The others are drawn uniformly.
         A policy has to begin where episodes begin, of which long episodes hold few steps. ``"auto"``: 0.5 offline and
         when the model goes on online afterwards, else 0.
+    :param new_fraction: Fraction of the replayed sequences that are drawn from the steps that the model has taken in the
+        environment since the data was added. If all stored steps were equally likely, a large data set would hide them
+        (RLPD, arXiv 2302.02948). ``"auto"``: 0.5 when the model goes on online after offline learning, else 0. See
+        :class:`~sb3_pwm.data.SequenceSampling`.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
@@ -204,6 +208,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         replay_critic_horizon: int = 16,
         replay_critic_expectile: float | str = "auto",
         discounted_fraction: float | str = "auto",
+        new_fraction: float | str = "auto",
         world_model_updates: int | str = "auto",
         world_model_loss_kwargs: dict[str, float] | None = None,
         world_model: WorldModelArgument = None,
@@ -277,6 +282,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.replay_critic_horizon = replay_critic_horizon
         self.replay_critic_expectile = replay_critic_expectile
         self.discounted_fraction = discounted_fraction
+        self.new_fraction = new_fraction
         self.world_model_updates = world_model_updates
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
@@ -371,6 +377,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.replay_critic_expectile,
             self.discounted_fraction,
             self.imagined_critic_coef,
+            self.new_fraction,
         )
 
     # --- The update (PWM algorithm 1) --------------------------------------------------------------------------------
@@ -561,9 +568,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     def _sample(self, batch_size: int, horizon: int, trained: bool = False) -> SequenceBatch:
         """Sample replayed sequences and featurize them, see :meth:`PWMPolicy.featurize`."""
         assert self.replay_buffer is not None
-        batch = self.replay_buffer.sample_sequences(
-            batch_size, horizon, self._vec_normalize_env, self.phase.discounted_fraction, self.gamma
-        )
+        sampling = SequenceSampling(self.phase.discounted_fraction, self.gamma, self.phase.new_fraction)
+        batch = self.replay_buffer.sample_sequences(batch_size, horizon, self._vec_normalize_env, sampling)
         with self._autocast():
             return self.policy.featurize(batch, trained)
 

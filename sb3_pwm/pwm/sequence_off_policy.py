@@ -81,6 +81,8 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
             # The data takes the place of the random steps, now and when the model goes on online.
             self.learning_starts = 0
             self.learned_offline = True
+            assert self.replay_buffer is not None
+            self.replay_buffer.n_new_rows = 0  # whatever it holds is the data
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _check_offline(self) -> None:
