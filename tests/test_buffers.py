@@ -513,7 +513,8 @@ def test_new_steps_have_their_share(n_envs, optimize_memory_usage):
     assert np.mean([share_of_new(4, 8) for _ in range(500)]) == pytest.approx(0.5 + 0.5 * 37 / 237, abs=0.03)
     drawn = buffer.sample_sequences(20 * n_envs, 4, sampling=SequenceSampling(new_fraction=1.0)).observations
     new = drawn[0, : 10 * n_envs, 0]
-    assert 0.0 <= new.min() and new.max() <= 36.0 and (drawn[0, 10 * n_envs :, 0] < 0.0).any()
+    assert ((new >= 0.0) & (new <= 36.0)).all()
+    assert (drawn[0, 10 * n_envs :, 0] < 0.0).any()
     for number in range(40, 400):  # the data is overwritten
         step(number)
     assert share_of_new(4) == 1.0

@@ -119,9 +119,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         episodes, step t with the weight ``gamma ** t``, as the objective counts states. The others are drawn uniformly.
         A policy has to begin where episodes begin, of which long episodes hold few steps. ``"auto"``: 0.5 offline and
         when the model goes on online afterwards, else 0.
-    :param new_fraction: Fraction of the replayed sequences that are drawn from the steps that the model has taken in the
-        environment since the data was added. If all stored steps were equally likely, a large data set would hide them
-        (RLPD, arXiv 2302.02948). ``"auto"``: 0.5 when the model goes on online after offline learning, else 0. See
+    :param new_fraction: Fraction of the replayed sequences that are drawn from the model's own steps in the environment
+        since the data was added. If all stored steps were equally likely, a large data set would hide them (RLPD, arXiv
+        2302.02948). ``"auto"``: 0.5 when the model goes on online after offline learning, else 0. See
         :class:`~sb3_pwm.data.SequenceSampling`.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
