@@ -108,7 +108,7 @@ def test_from_a_model_of_sb3_to_a_policy_of_its_data(tmp_path, sac):
     assert metadata["behaviors"] == f"policy:{sac}:0,0.3 (2 episodes), random (1 episodes)"
     sizes = ("--steps", 2, "--batch-size", 4, "--size", "200K", "--horizon", 2)
     command("pretrain", "--dataset", data, *sizes, "--out", world_model)
-    settings = "--updates 1 --eval-every 1 --eval-episodes 1 --seeds 0 --threads 1".split()
+    settings = ["--updates", "1", "--eval-every", "1", "--eval-episodes", "1", "--seeds", "0", "--threads", "1"]
     settings += ["--params", "{'batch_size': 8}"]
     out = tmp_path / "extracted"
     line = ("--world-model", world_model, "--dataset", data, "--tasks", "Pendulum-v1", "--out", out, *settings)
