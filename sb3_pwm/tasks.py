@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import re
 from importlib import resources
 
 from sb3_pwm.common.checks import check_name
@@ -80,6 +81,16 @@ def env_id(task: str) -> str:
     :return: Environment id, such as ``"Cup-catch"``.
     """
     return f"{task[0].upper()}{task[1:]}"
+
+
+def folder_name(task: str) -> str:
+    """
+    Convert the name of a task to the name of its folder.
+
+    :param task: Name of the task, such as ``"walker-walk"`` or ``"phys2d/pendulum-v0"``.
+    :return: The name, with ``-`` in place of what the name of a folder or of a Minari data set must not have.
+    """
+    return re.sub(r"[^-\w]", "-", task)
 
 
 def suite_env_id(domain: str, task: str) -> str:
@@ -193,8 +204,8 @@ def get_suite(name: str) -> Suite:
 
 
 @functools.cache
-def _all_tasks() -> tuple[str, ...]:
-    """:return: Names of all tasks with flat observations."""
+def all_tasks() -> tuple[str, ...]:
+    """:return: Names of all tasks of this package with flat observations."""
     tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
     ids = [suite_env_id(domain, task) for domain, tasks in tables for task in tasks]
     return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD)
@@ -209,8 +220,8 @@ def task_name(task: str) -> str:
     :return: Name of the task, which is the environment id with a lower-case first letter.
     :raises ValueError: If there is no such task. The message lists the nearest names.
     """
-    check_name("task", task, _all_tasks(), ignore_case=True)
-    return next(name for name in _all_tasks() if name.lower() == task.lower())
+    check_name("task", task, all_tasks(), ignore_case=True)
+    return next(name for name in all_tasks() if name.lower() == task.lower())
 
 
 def dimensions(task: str) -> tuple[int, int]:

@@ -286,13 +286,13 @@ def test_replay_of_what_is_no_run_of_the_task_is_refused(tmp_path):
     save_to_pkl(file, make_buffer(env, np.zeros(12), {5: True}))
     with pytest.raises(ValueError, match="was filled by Pendulum-spin, not by Pendulum-swingup"):
         replayed_episodes(file.parent, "pendulum-swingup", env)
-    with pytest.raises(ValueError, match=r"holds observations \(3,\) and actions \(1,\)"):
-        replayed_episodes(file, "pendulum-spin", gymnasium.make("Cartpole-balance"))
     with pytest.raises(FileNotFoundError, match="--save-replay-buffer"):
         replayed_episodes(tmp_path, "pendulum-swingup", env)
 
     other = tmp_path / "buffer.pkl"
     save_to_pkl(other, make_buffer(env, np.zeros(12), {}))
+    with pytest.raises(ValueError, match=r"holds observations \(3,\) and actions \(1,\)"):
+        replayed_episodes(other, "cartpole-balance", gymnasium.make("Cartpole-balance"))
     with pytest.raises(ValueError, match="12 steps and no complete episode"):
         replayed_episodes(other, "pendulum-swingup", env)
     save_to_pkl(other, make_buffer(env, [0.0, np.nan, *[0.0] * 10], {5: True}))
@@ -355,6 +355,9 @@ def test_behaviors_share_the_episodes_by_weight():
         ("random", Behavior("random")),
         ("random=0.5", Behavior("random", weight=0.5)),
         ("expert:0.3", Behavior("expert", noise=0.3)),
+        ("expert:0,0.3,1=2", Behavior("expert", noise=(0.0, 0.3, 1.0), weight=2.0)),
+        ("policy:agent.zip:0,0.1", Behavior("policy", "agent.zip", (0.0, 0.1))),
+        ("policy:tqc:agents/{env}.zip:0.1", Behavior("policy", "tqc:agents/{env}.zip", 0.1)),
         ("expert:0.3=2", Behavior("expert", noise=0.3, weight=2.0)),
         ("policy:logs/pwm/Dog-run_1", Behavior("policy", "logs/pwm/Dog-run_1")),
         ("replay:logs/sac/{env}_1=2", Behavior("replay", "logs/sac/{env}_1", weight=2.0)),
@@ -369,6 +372,7 @@ def test_behaviors_are_read(text, behavior):
     "text",
     [
         *("", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"),
+        *("replay:run:0,0.1", "expert:0,", "expert:0,-1", "expert:0,much", "random:0,1"),
         *("expert:nan", "expert:inf", "random=nan", "random=inf"),
     ],
 )

@@ -26,12 +26,18 @@ class Collect:
         sb3-pwm collect --tasks walker-walk walker-run --steps 20000 --out data \\
             --behavior replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
 
+        sb3-pwm collect --tasks Hopper-v5 --behavior policy:tqc_hopper.zip:0,0.1,0.3=3 random --steps 100000 --out data
+
     :param steps: Number of agent steps per task. The last episode is completed.
     :param out: Folder of the data sets (Minari's own commands take it from MINARI_DATASETS_PATH).
-    :param tasks: Names of tasks or environment ids, such as walker-walk mw-reach Dog-run.
+    :param tasks: Names of tasks, such as walker-walk mw-reach, or ids that are registered in Gymnasium, such as
+        Hopper-v5. my_package:MyEnv-v0 imports the package first.
     :param suite: Suite of tasks to collect, instead of --tasks.
     :param behavior: What acts: random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH. Several share the episodes
-        by weights, which are given as =WEIGHT behind each. {env} in a path stands for the environment id of the task.
+        by weights, which are given as =WEIGHT behind each. The PATH of a policy is the zip file of any algorithm of SB3
+        or sb3-contrib, or the folder of a run of rl-zoo3. NOISE is the standard deviation of Gaussian noise, for
+        actions in [-1, 1]; several, such as 0,0.1,0.3, take turns over the episodes. {env} in a path stands for the
+        environment id of the task.
     :param processes: Number of processes. Each collects one task at a time. 0: one per core.
     :param seed: Seed of the start states, the random actions and the noise.
     :param overwrite: Replace data sets that exist already.

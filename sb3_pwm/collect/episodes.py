@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_pwm.collect.policies import Policy
+from sb3_pwm.common.actions import scale_actions, unscale_actions
 from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer_episodes
-from sb3_pwm.tasks import env_id
+
+MAX_EPISODE_STEPS = 100_000
+"""Number of steps after which an episode is taken to have no end, if the environment is registered without a limit"""
 
 
 class CollectedEpisode(NamedTuple):
@@ -20,8 +24,8 @@ class CollectedEpisode(NamedTuple):
 
     observations: NDArray[np.float32]
     """Observations ``(T + 1, O)``. The last one is the observation after the last step."""
-    actions: NDArray[np.float32]
-    """Actions ``(T, A)``"""
+    actions: NDArray[Any]
+    """Actions ``(T, *)`` that the environment got, in the bounds and the dtype of its action space"""
     rewards: NDArray[np.float32]
     """Rewards ``(T,)``"""
     terminations: NDArray[np.bool_]
@@ -40,26 +44,34 @@ def run_episode(
     """
     Run an episode in an environment.
 
-    :param env: The environment. Its episodes must be limited.
+    :param env: The environment.
     :param policy: The policy.
-    :param noise: Standard deviation of Gaussian noise on the actions.
+    :param noise: Standard deviation of Gaussian noise on the actions, for actions that are scaled to [-1, 1].
     :param seed: Seed of the start state, the random actions and the noise.
-    :return: The episode.
+    :return: The episode, with flat observations.
+    :raises ValueError: If the episode does not end.
     """
+    space = env.action_space
+    assert isinstance(space, spaces.Box)
+    is_limited = env.spec is not None and env.spec.max_episode_steps is not None
     start, actions_seed, noise_seed = (int(word) for word in seed.generate_state(3))
     env.action_space.seed(actions_seed)
     rng = np.random.default_rng(noise_seed)
     observation, _ = env.reset(seed=start)
-    observations, actions, rewards, terminations, truncations, successes = [observation], [], [], [], [], []
+    observations = [_flat(env, observation)]
+    actions: list[NDArray[Any]] = []
+    rewards, terminations, truncations, successes = [], [], [], []
     ended = False
     while not ended:
-        action = policy(observation)
-        if noise > 0.0:
-            action = action + np.float32(noise) * rng.standard_normal(action.shape, np.float32)
-        action = np.clip(action, -1.0, 1.0)
+        action = _act(space, policy(observation, not actions), noise, rng)
         observation, reward, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
-        observations.append(observation)
+        if not ended and not is_limited and len(actions) >= MAX_EPISODE_STEPS:
+            raise ValueError(
+                f"An episode of {env} has not ended after {MAX_EPISODE_STEPS:,} steps: register the environment with "
+                "max_episode_steps."
+            )
+        observations.append(_flat(env, observation))
         actions.append(action)
         rewards.append(float(reward))
         terminations.append(terminated)
@@ -74,6 +86,22 @@ def run_episode(
         np.array(truncations),
         success=np.array(successes, np.float32) if successes else None,
     )
+
+
+def _flat(env: gymnasium.Env[Any, Any], observation: Any) -> NDArray[Any]:
+    """:return: The observation as a row of numbers. It is a copy: an environment may change its own array."""
+    return np.asarray(spaces.flatten(env.observation_space, observation))
+
+
+def _act(space: spaces.Box, action: NDArray[Any], noise: float, rng: np.random.Generator) -> NDArray[Any]:
+    """:return: The action of a policy with noise, in the bounds and the dtype of the action space."""
+    if noise > 0.0:
+        scaled = scale_actions(space, action)
+        scaled = scaled + np.float32(noise) * rng.standard_normal(scaled.shape, np.float32)
+        return unscale_actions(space, np.clip(scaled, -1.0, 1.0))
+    if not np.issubdtype(space.dtype, np.floating):
+        action = np.rint(action)
+    return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> list[CollectedEpisode]:
@@ -92,8 +120,9 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
     file = path if path.suffix == ".pkl" else path / "replay_buffer.pkl"
     # Two tasks of the same body can differ in the rewards only. The folder of the run names the environment.
     trained, _, run = file.parent.name.rpartition("_")
-    if run.isdigit() and trained in gymnasium.registry and trained != env_id(task):
-        raise ValueError(f"{file} was filled by {trained}, not by {env_id(task)}.")
+    assert env.spec is not None
+    if run.isdigit() and trained in gymnasium.registry and trained != env.spec.id:
+        raise ValueError(f"{file} was filled by {trained}, not by {env.spec.id}.")
     buffer = read_replay_buffer(file)
     shapes = (buffer.observation_space.shape, buffer.action_space.shape)
     if shapes != (env.observation_space.shape, env.action_space.shape):
@@ -101,9 +130,16 @@ def replayed_episodes(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> li
             f"{file} holds observations {shapes[0]} and actions {shapes[1]}; "
             f"{task} has {env.observation_space.shape} and {env.action_space.shape}."
         )
+    assert isinstance(env.action_space, spaces.Box)
     episodes = []
     for _, episode, where in replay_buffer_episodes(buffer, task, str(file)):
         observations, actions, rewards, terminated = clean_episode(episode, where)
+        if observations.shape[1] != spaces.flatdim(env.observation_space):
+            raise ValueError(
+                f"{file} holds observations of {env.observation_space}, which are read from a replay buffer only in a "
+                "Dict or a Box: collect with policy:PATH instead."
+            )
+        actions = unscale_actions(env.action_space, actions.reshape(-1, *env.action_space.shape))
         end = np.arange(len(rewards)) == len(rewards) - 1
         episodes.append(CollectedEpisode(observations, actions, rewards, end & terminated, end & (not terminated)))
     return episodes

@@ -16,7 +16,7 @@ from sb3_pwm.collect.behaviors import Behavior
 from sb3_pwm.collect.episodes import CollectedEpisode, replayed_episodes, run_episode
 from sb3_pwm.collect.policies import make_policy
 from sb3_pwm.common.files import atomic_write
-from sb3_pwm.envs import register_envs
+from sb3_pwm.data.environments import make_env
 from sb3_pwm.tasks import env_id
 
 # Number of steps in a shard. A kill loses fewer steps than that.
@@ -33,6 +33,7 @@ class Job:
     :param behaviors: Behaviors that share the episodes by their weights.
     :param seed: Seed of the episodes.
     :param folder: Folder of the shards. It is removed when the data set is complete.
+    :param registered_id: What ``gymnasium.make`` takes. Empty: the environment id of a task of this package.
     """
 
     task: str
@@ -40,6 +41,12 @@ class Job:
     behaviors: tuple[Behavior, ...]
     seed: int
     folder: Path
+    registered_id: str = ""
+
+    @property
+    def env_id(self) -> str:
+        """What ``gymnasium.make`` takes."""
+        return self.registered_id or env_id(self.task)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,13 +70,12 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
         steps of each new episode.
     :raises ValueError: If the folder holds episodes of other settings, or a damaged file.
     """
-    register_envs()
     _claim(job)
     before = read_shards(job.folder)
     n_steps, n_episodes = sum(len(episode.rewards) for episode in before), len(before)
     progress(n_steps)
 
-    env = gymnasium.make(env_id(job.task))
+    env = make_env(job.env_id)
     sources = [_episodes(behavior, job, env) for behavior in job.behaviors]
     draws = _draws(job.behaviors, [None if callable(source) else len(source) for source in sources])
     shard: list[CollectedEpisode] = []
@@ -80,7 +86,9 @@ def collect_task(job: Job, progress: Callable[[int], None] = lambda steps: None)
             continue
         source = sources[chosen]
         if callable(source):
-            episode = source(np.random.SeedSequence([job.seed, number, *job.task.encode()]))
+            noises = job.behaviors[chosen].noises
+            seed = np.random.SeedSequence([job.seed, number, *job.task.encode()])
+            episode = source(seed, noises[count % len(noises)])
         else:
             episode = source[count]
         shard.append(episode._replace(behavior=chosen))
@@ -161,12 +169,15 @@ def behavior_of_each_episode(weights: Sequence[float]) -> Iterator[int]:
 
 def _episodes(
     behavior: Behavior, job: Job, env: gymnasium.Env[Any, Any]
-) -> Callable[[np.random.SeedSequence], CollectedEpisode] | list[CollectedEpisode]:
-    """:return: Function that makes an episode of a seed, or the episodes of a replay buffer in random order."""
+) -> Callable[[np.random.SeedSequence, float], CollectedEpisode] | list[CollectedEpisode]:
+    """
+    :return: Function that makes an episode of a seed and a noise, or the episodes of a replay buffer in random order.
+    """
     if behavior.kind != "replay":
         policy = make_policy(behavior, job.task, env)
-        return lambda seed: run_episode(env, policy, behavior.noise, seed)
-    episodes = replayed_episodes(behavior.source_path(job.task), job.task, env)
+        return lambda seed, noise: run_episode(env, policy, noise, seed)
+    assert env.spec is not None
+    episodes = replayed_episodes(Path(behavior.source_of(env.spec.id)), job.task, env)
     # In random order, so that a part of the episodes is of all stages of learning.
     order = np.random.default_rng([job.seed, *job.task.encode()]).permutation(len(episodes))
     return [episodes[number] for number in order]

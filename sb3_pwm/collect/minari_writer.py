@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from sb3_pwm.collect.episodes import CollectedEpisode
 from sb3_pwm.collect.job import Job, read_shards
-from sb3_pwm.tasks import env_id
+from sb3_pwm.data.environments import flat_env, flat_space, make_env
 
 
 def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
@@ -51,16 +53,20 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     statistics = _statistics(job, episodes)
     unfinished = job.folder / "minari"
     shutil.rmtree(unfinished, ignore_errors=True)
+    env = make_env(job.env_id)
     with _minari_folder(unfinished), warnings.catch_warnings():
         # Minari warns that author, email address and code link are missing.
         warnings.filterwarnings("ignore", module="minari")
         dataset = minari.create_dataset_from_buffers(
             dataset_id,
             buffers,
-            env=gymnasium.spec(env_id(job.task)),
+            env=_spec(flat_env(env)),
+            observation_space=flat_space(env.observation_space),
+            action_space=env.action_space,
             algorithm_name=statistics["behaviors"],
             description=f"{job.task}, collected by sb3-pwm collect",
         )
+    env.close()
     dataset.storage.update_metadata(statistics)
     namespace = dataset_id.rpartition("/")[0]
     with _minari_folder(out):
@@ -71,6 +77,23 @@ def write_dataset(job: Job, dataset_id: str, out: Path) -> dict[str, Any]:
     os.replace(unfinished / dataset_id, target)
     shutil.rmtree(job.folder)
     return read_statistics(target)
+
+
+def _spec(env: gymnasium.Env[Any, Any]) -> EnvSpec | None:
+    """:return: What the environment is made of, for Minari's metadata. None: it cannot be written as text."""
+    if env.spec is None:
+        return None
+    spec, made_by = env.spec, env.spec.entry_point
+    if callable(made_by):  # a class, instead of its name
+        name = str(getattr(made_by, "__qualname__", ""))
+        if not name.isidentifier():  # a function in a function cannot be imported
+            return None
+        spec = dataclasses.replace(spec, entry_point=f"{made_by.__module__}:{name}")
+    try:
+        spec.to_json()
+    except (TypeError, ValueError):  # an argument is no text
+        return None
+    return spec
 
 
 def read_statistics(path: Path) -> dict[str, Any]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pwm.collect.behaviors import Behavior
+from sb3_pwm.collect.models import find_files, load_model, load_statistics
 
-Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Function of an observation ``(O,)`` that returns an action ``(A,)``"""
+
+class Policy(Protocol):
+    """What acts in an environment."""
+
+    def __call__(self, observation: Any, starts: bool = True) -> NDArray[Any]:
+        """
+        Choose an action.
+
+        :param observation: Observation of the environment.
+        :param starts: Whether it is the first observation of an episode.
+        :return: Action in the bounds of the environment.
+        """
 
 
 def make_policy(behavior: Behavior, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
@@ -25,16 +36,21 @@ def make_policy(behavior: Behavior, task: str, env: gymnasium.Env[Any, Any]) -> 
     :param task: Name of the task.
     :param env: Environment of the task.
     :return: The policy, without the noise of the behavior.
-    :raises ValueError: If the task has no scripted expert, or the model was trained on other spaces.
     :raises FileNotFoundError: If the model does not exist.
+    :raises ImportError: If the model needs a package that is not installed.
+    :raises ValueError: If the task has no scripted expert, the model cannot be loaded, or it was trained on other
+        spaces.
     """
     space = env.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
+    assert isinstance(space, spaces.Box)
     if behavior.kind == "random":
-        return lambda _: space.sample()
+        return lambda observation, starts=True: space.sample()
     if behavior.kind == "expert":
         return _load_expert(task)
-    return _load_policy(behavior.source_path(task), task, env)
+    assert env.spec is not None
+    files = find_files(behavior.source_of(env.spec.id), env.spec.id)
+    statistics = None if files.statistics is None else load_statistics(files.statistics, env)
+    return ModelPolicy(load_model(files, env), env.observation_space, statistics)
 
 
 def _load_expert(task: str) -> Policy:
@@ -44,38 +60,36 @@ def _load_expert(task: str) -> Policy:
     from metaworld import policies  # Meta-World is an optional package
 
     expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]
-    return lambda observation: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
+    return lambda observation, starts=True: np.asarray(expert.get_action(observation.astype(np.float64)), np.float32)
 
 
-def _load_policy(path: Path, task: str, env: gymnasium.Env[Any, Any]) -> Policy:
-    """:return: The deterministic policy of a run of rl-zoo3, with the normalization of its observations."""
-    # rl_zoo3 takes seconds to import, and no other behavior needs it. sb3_pwm.zoo adds PWM to its algorithms.
-    import rl_zoo3.utils
+class ModelPolicy:
+    """
+    The deterministic policy of a model.
 
-    import sb3_pwm.zoo  # noqa: F401
+    :param model: The model.
+    :param observation_space: Observation space of the environment. Observations are flattened if the model has learned
+        from flat ones.
+    :param statistics: Statistics that the observations are normalized with, if any.
+    """
 
-    # rl-zoo3 writes <algo>/<env>_<number>/<env>.zip, and <env>/vecnormalize.pkl beside it.
-    folder = path.parent if path.suffix == ".zip" else path
-    env_name = folder.name.rpartition("_")[0]
-    file = path if path.suffix == ".zip" else folder / f"{env_name}.zip"
-    algorithm = folder.resolve().parent.name
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no model {file}: give the folder of a run, such as logs/pwm/Walker-walk_1.")
-    if algorithm not in rl_zoo3.utils.ALGOS:
-        raise ValueError(
-            f"{folder} must be in a folder that is named after an algorithm of rl-zoo3, but is in {algorithm!r}."
-        )
-    model = rl_zoo3.utils.ALGOS[algorithm].load(file, device="cpu")
-    if (
-        model.observation_space.shape != env.observation_space.shape
-        or model.action_space.shape != env.action_space.shape
+    def __init__(
+        self, model: BaseAlgorithm, observation_space: spaces.Space[Any], statistics: VecNormalize | None = None
     ):
-        raise ValueError(
-            f"{file} was trained on observations {model.observation_space.shape} and actions "
-            f"{model.action_space.shape}; {task} has {env.observation_space.shape} and {env.action_space.shape}."
+        self.model = model
+        self.observation_space = observation_space
+        self.statistics = statistics
+        self.takes_flat = isinstance(model.observation_space, spaces.Box) and (
+            model.observation_space.shape != observation_space.shape
         )
-    statistics = folder / env_name / "vecnormalize.pkl"
-    normalize: Callable[[Any], Any] = lambda observation: observation  # noqa: E731
-    if statistics.is_file():
-        normalize = VecNormalize.load(str(statistics), DummyVecEnv([lambda: env])).normalize_obs
-    return lambda observation: model.predict(normalize(observation), deterministic=True)[0]
+        self._state: tuple[NDArray[Any], ...] | None = None
+
+    def __call__(self, observation: Any, starts: bool = True) -> NDArray[Any]:
+        """:param starts: Whether an episode starts. A recurrent policy then forgets the last one."""
+        if self.takes_flat:
+            observation = spaces.flatten(self.observation_space, observation)
+        if self.statistics is not None:
+            observation = self.statistics.normalize_obs(observation)
+        state = None if starts else self._state
+        action, self._state = self.model.predict(observation, state, np.array([starts]), deterministic=True)
+        return np.asarray(action)

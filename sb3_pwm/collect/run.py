@@ -18,9 +18,10 @@ from tqdm import tqdm
 from sb3_pwm.collect.behaviors import Behavior
 from sb3_pwm.collect.job import Job, collect_task
 from sb3_pwm.collect.minari_writer import read_statistics, write_dataset
-from sb3_pwm.common.checks import check_number
+from sb3_pwm.common.checks import check_distinct, check_number
 from sb3_pwm.common.files import atomic_write
-from sb3_pwm.tasks import task_name
+from sb3_pwm.data.environments import check_tasks, find_task
+from sb3_pwm.tasks import folder_name
 
 UNFINISHED = ".collecting"
 """Name of the folder of unfinished data sets"""
@@ -42,7 +43,8 @@ def collect(
     If the call is interrupted, the same call resumes it and ends with the same data sets. Other calls may collect other
     tasks into the same folder at the same time.
 
-    :param tasks: Names of the tasks, or their environment ids.
+    :param tasks: Names of tasks, or ids that are registered in Gymnasium, see
+        :func:`~sb3_pwm.data.environments.find_task`.
     :param steps: Number of agent steps per task. The last episode is completed, so there can be more.
     :param out: Folder of the data sets. Minari calls it ``MINARI_DATASETS_PATH``.
     :param behaviors: Behaviors that share the episodes of each task by their weights.
@@ -51,8 +53,9 @@ def collect(
     :param namespace: First part of the ids of the data sets.
     :param overwrite: Whether to replace data sets that exist already, finished or not.
     :return: Statistics of each data set, see :func:`~sb3_pwm.collect.minari_writer.read_statistics`.
-    :raises ValueError: If a task is unknown, a number is out of range, or the folder holds an unfinished data set of
-        other settings.
+    :raises ImportError: If the package of a task cannot be imported.
+    :raises ValueError: If a task is unknown, its environment has images or actions that are not continuous and bounded,
+        a number is out of range, or the folder holds an unfinished data set of other settings.
     :raises FileExistsError: If a data set exists already and ``overwrite`` is False. Nothing is collected then.
     """
     check_number("steps", steps, 1, integer=True)
@@ -61,9 +64,15 @@ def collect(
     if not tasks or not behaviors:
         raise ValueError("Give at least one task and one behavior.")
     out = Path(out).resolve()
-    ids = {name: f"{namespace}/{name}-v0" for name in map(task_name, tasks)}
+    found = list({task.name: task for task in map(find_task, tasks)}.values())
+    check_tasks(found)
+    ids = {task.name: f"{namespace}/{folder_name(task.name)}-v0" for task in found}
+    check_distinct("The data sets", list(ids.values()))
     unfinished = out / UNFINISHED / namespace
-    jobs = [Job(name, steps, tuple(behaviors), seed, unfinished / name) for name in ids]
+    jobs = [
+        Job(task.name, steps, tuple(behaviors), seed, unfinished / folder_name(task.name), task.env_id)
+        for task in found
+    ]
     # The marker tells an interrupted call from another one: only the interrupted call may keep its finished data sets.
     settings = json.dumps({"steps": steps, "tasks": [job.settings for job in jobs]}).encode()
     marker = unfinished / f"{hashlib.sha256(settings).hexdigest()[:16]}.command"

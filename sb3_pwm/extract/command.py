@@ -15,11 +15,12 @@ from sb3_pwm.common.checks import check_number, reject_unknown_keywords
 from sb3_pwm.common.devices import check_device
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.environments import check_tasks, find_task
 from sb3_pwm.envs import register_envs
 from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig, extract_policy, write_result
 from sb3_pwm.extract.results import plot, read_results, result_file, summarize, table
 from sb3_pwm.pwm.pwm import PWM
-from sb3_pwm.tasks import SUITES, task_name
+from sb3_pwm.tasks import SUITES
 from sb3_pwm.world_model.model import WorldModel
 
 OPTIONS = {"world_model": "--world-model", "dataset": "--dataset", "task": "--tasks", "seed": "--seeds"}
@@ -39,7 +40,8 @@ class Extract:
 
     :param world_model: File of the world model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases.
     :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
-    :param tasks: Names of tasks or environment ids. mt30 and mt80 stand for all tasks of a suite.
+    :param tasks: Names of tasks, or ids that are registered in Gymnasium, such as Hopper-v5. my_package:MyEnv-v0
+        imports the package first. mt30 and mt80 stand for all tasks of a suite.
     :param out: Folder of the policies and results.
     :param seeds: Seeds of the extractions. Each seed gives one policy per task.
     :param config: Configuration of an extraction.
@@ -98,7 +100,7 @@ class Extract:
     def _check_options(self) -> tuple[list[str], dict[str, Any]]:
         """:return: Names of the tasks, with suites replaced by their tasks, and the arguments of PWM."""
         names = [name for task in self.tasks for name in (SUITES[task].tasks if task in SUITES else (task,))]
-        tasks = list(dict.fromkeys(task_name(name) for name in names))
+        tasks = {task.name: task for task in map(find_task, names)}
         if not tasks or not self.seeds:
             raise ValueError("Give at least one task and one seed.")
         for seed in self.seeds:
@@ -109,7 +111,8 @@ class Extract:
             raise ValueError(f"--tag must be usable in the name of a file, got {self.tag!r}.")
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out must be a folder, but {self.out} is a file.")
-        return tasks, {**SETTINGS[self.settings], **self._given_parameters()}
+        check_tasks(tasks.values())
+        return list(tasks), {**SETTINGS[self.settings], **self._given_parameters()}
 
     def _given_parameters(self) -> dict[str, Any]:
         try:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,8 +14,8 @@ from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.environments import find_task, flat_env, make_env
 from sb3_pwm.pwm.pwm import PWM
-from sb3_pwm.tasks import env_id
 from sb3_pwm.world_model.model import WorldModel
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -85,7 +84,8 @@ def extract_policy(
     :param world_model: The pretrained world model. If it lacks the task and ``config.like`` is given, the task is added
         to it.
     :param dataset: Data set with the task.
-    :param task: Name of the task.
+    :param task: Name of the task, or an id that is registered in Gymnasium, see
+        :func:`~sb3_pwm.data.environments.find_task`.
     :param seed: Seed of the extraction.
     :param config: Number of updates and evaluations.
     :param parameters: Further arguments of :class:`~sb3_pwm.PWM`.
@@ -94,14 +94,16 @@ def extract_policy(
     :return: The model, and the result: a dictionary with the ``task``, the ``seed``, the ``data`` (number of episodes,
         mean and best return), the ``evaluations`` and the evaluations of the steps ``online``, see
         :class:`~sb3_pwm.common.evaluation.TimedEvaluation`.
-    :raises ValueError: If the world model or the data set lacks the task, or an argument is wrong.
+    :raises ValueError: If the world model or the data set lacks the task, there is no environment of it, or an argument
+        is wrong.
     """
+    task, env_id = find_task(task)
     data = dataset.select([task])
     if config.like and task not in world_model.config.tasks:
         world_model.add_task(task, config.like)
     model = PWM(
         "MlpPolicy",
-        gymnasium.make(env_id(task)),
+        flat_env(make_env(env_id)),
         world_model=world_model,
         dataset=data,
         task=task,
@@ -110,7 +112,7 @@ def extract_policy(
         device=device,
         **{"learning_rate": "lin_5e-4", **parameters},
     )
-    eval_env = make_vec_env(env_id(task))
+    eval_env = make_vec_env(lambda: flat_env(make_env(env_id)))
 
     def learn(timesteps: int, unit: str) -> list[Row]:
         evaluation = TimedEvaluation(eval_env, config.eval_every, config.eval_episodes, True, True, EVALUATION_SEED)

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sb3_pwm.common.files import atomic_write
+from sb3_pwm.tasks import folder_name
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 """Results of all seeds, by task and tag; see :func:`~sb3_pwm.extract.extract_policy`"""
@@ -25,7 +26,7 @@ def result_file(out: Path, task: str, tag: str, seed: int) -> Path:
     :param seed: Seed of the extraction.
     :return: The file.
     """
-    return out / task / f"{tag}-seed{seed}.json"
+    return out / folder_name(task) / f"{tag}-seed{seed}.json"
 
 
 def read_results(out: Path) -> Results:

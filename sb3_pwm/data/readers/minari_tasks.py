@@ -80,7 +80,9 @@ def _source(metadata: dict[str, Any]) -> _Source:
         kwargs = {name: value for name, value in kwargs.items() if name not in _RENDERING}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"The metadata of {dataset_id} has no valid env_spec: {error}.") from error
-    return _Source(re.sub(r"-v\d+$", "", dataset_id), task if isinstance(task, str) else None, env_id, kwargs)
+    # A stored name that the environment has anyway says nothing. Without it, data of others is of the same task.
+    is_name = isinstance(task, str) and task != str(env_id).lower()
+    return _Source(re.sub(r"-v\d+$", "", dataset_id), task if is_name else None, env_id, kwargs)
 
 
 def _candidates(source: _Source, tasks: Sequence[_Source]) -> list[str]:
