@@ -72,6 +72,18 @@ def test_a_new_task_and_going_on_online(folder):
     assert [row["timesteps"] for row in result["online"]] == [0, 2, 3]
 
 
+def test_the_data_may_write_the_task_as_the_environment_id(tmp_path):
+    data = OfflineDataset.from_episodes(episodes("Cup-catch", "Cup-catch", 2))
+    data.save(tmp_path / "data")
+    config = WorldModelConfig(8, 2, tasks=data.tasks, latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)
+    WorldModel(config).save(tmp_path / "wm.safetensors")
+    for written in ("cup-catch", "Cup-catch"):
+        extract(tmp_path, "--tasks", written, "--seeds", 0)
+    result = json.loads((tmp_path / "out/cup-catch/default-seed0.json").read_text())
+    assert result["task"] == "cup-catch"
+    assert PWM.load(tmp_path / "out/cup-catch/default-seed0.zip", device="cpu").policy.task == "Cup-catch"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

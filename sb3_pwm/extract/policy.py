@@ -98,15 +98,17 @@ def extract_policy(
         is wrong.
     """
     task, env_id = find_task(task)
-    data = dataset.select([task])
-    if config.like and task not in world_model.config.tasks:
-        world_model.add_task(task, config.like)
+    # OfflineDataset.from_replay_buffer(buffer, "Hopper-v5") has the name as its user wrote it.
+    name = next((known for known in dataset.tasks if known.lower() == task.lower()), task)
+    data = dataset.select([name])
+    if config.like and name not in world_model.config.tasks:
+        world_model.add_task(name, config.like)
     model = PWM(
         "MlpPolicy",
         flat_env(make_env(env_id)),
         world_model=world_model,
         dataset=data,
-        task=task,
+        task=name,
         offline=True,
         seed=seed,
         device=device,
