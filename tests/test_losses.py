@@ -21,8 +21,10 @@ from sb3_pwm.pwm.losses import (
     imagined_return,
     imagined_targets,
     join_targets,
+    local_spreads,
     of_replayed,
     replayed_targets,
+    spread_loss,
     td_lambda_returns,
 )
 from sb3_pwm.pwm.networks import Actor
@@ -93,20 +95,51 @@ def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
 
 
 def test_advantage_weights_by_hand():
-    advantages = th.tensor([1.0, 3.0, 2.0, 500.0])
+    advantages, spreads = th.tensor([-1.0, 1.0, 6.0, 500.0]), th.tensor([2.0, 2.0, 4.0, 1.0])
     mask = th.tensor([1.0, 1.0, 1.0, 0.0])
-    # Mean 2 and standard deviation sqrt(2/3) of the three that count
-    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
+    raw = [math.exp(x / 0.5) for x in (-0.5, 0.5, 1.5)]
     expected = [*(3 * value / sum(raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
-    assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # Units do not matter, and a maximum bounds what one step counts
-    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    assert advantage_weights(advantages, spreads, mask, 0.5).tolist() == pytest.approx(expected)
+    assert advantage_weights(advantages, spreads, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # A maximum bounds what one step counts
     bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
-    # All alike, or none that counts: finite
-    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
-    assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
+    assert advantage_weights(advantages, spreads, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
+    # None that counts, or nothing to tell apart: finite
+    assert advantage_weights(th.ones(3), th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
+    nothing = local_spreads(th.zeros(3), th.zeros(3), th.ones(3))
+    assert advantage_weights(th.zeros(3), nothing, th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_local_spreads_by_hand():
+    advantages, mask = th.tensor([-1.0, 3.0, 2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])  # of mean size 2
+    outputs = th.tensor([math.log(math.e - 1.0), -50.0, math.log(math.e**3 - 1.0), 0.0])  # softplus 1, 0 and 3
+    assert local_spreads(outputs, advantages, mask)[:3].tolist() == pytest.approx([2.0, 0.2, 6.0])
+    errors = [1.0 - 0.5, 0.0 - 1.5, 3.0 - 1.0]
+    assert spread_loss(outputs, advantages, mask).item() == pytest.approx(sum(error**2 for error in errors) / 3)
+
+
+def test_a_noisy_behavior_does_not_crowd_out_a_good_one():
+    """Two kinds of states: in one, a good behavior's actions turn out alike, in the other, those of a wild one do not."""
+    generator = th.Generator().manual_seed(0)
+    n, kind = 4_000, th.arange(4_000) % 2
+    advantages = th.randn(n, generator=generator) * th.where(kind == 0, 0.1, 2.0)
+    states, mask = nn.functional.one_hot(kind, 2).float(), th.ones(n)
+    network = nn.Linear(2, 1)
+    optimizer = th.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        spread_loss(network(states).squeeze(-1), advantages, mask).backward()
+        optimizer.step()
+    spreads = local_spreads(network(states).squeeze(-1).detach(), advantages, mask)
+    # The mean size of normal numbers is sqrt(2 / pi) of their standard deviation; 0.1 of the mean is the smallest.
+    assert spreads[1].item() == pytest.approx(2.0 * math.sqrt(2 / math.pi), rel=0.05)
+    assert spreads[0].item() == pytest.approx(0.1 * advantages.abs().mean().item(), rel=0.05)
+    share = {}
+    for name, scales in (("local", spreads), ("global", advantages.abs().mean().expand(n))):
+        weights = advantage_weights(advantages, scales, mask, 0.5)
+        share[name] = (weights[kind == 0].sum() / weights.sum()).item()
+    assert share["global"] < 0.06
+    assert share["local"] > 0.2
 
 
 def rollout_by_hand() -> LatentRollout:
@@ -180,18 +213,9 @@ def test_each_kind_of_state_counts_by_its_coefficient():
 
 
 def test_behavior_loss_by_hand():
-    replayed = ReplayedStates(
-        latents=th.zeros(2, 1),
-        actions=th.tensor([[0.5, 0.0], [-0.5, 1.0]]),
-        targets=th.tensor([1.0, 3.0]),
-        values=th.tensor([0.0, 0.0]),
-        mask=th.ones(2),
-    )
-    means = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]]))
-    distances = [0.3**2, 0.5**2 + 0.5**2]
-    assert behavior_loss(means, replayed, math.inf).item() == pytest.approx(sum(distances) / 2)
-    low, high = (2 * math.exp(sign) / (math.exp(-1) + math.exp(1)) for sign in (-1, 1))
-    assert behavior_loss(means, replayed, 1.0).item() == pytest.approx((low * distances[0] + high * distances[1]) / 2)
+    means, actions = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]])), th.tensor([[0.5, 0.0], [-0.5, 1.0]])
+    expected = (0.5 * 0.3**2 + 1.5 * (0.5**2 + 0.5**2)) / 2
+    assert behavior_loss(means, actions, th.tensor([0.5, 1.5])).item() == pytest.approx(expected)
 
 
 def test_entropy_coefficient_moves_towards_the_target():

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
+from torch import nn
 
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
+
+MIN_SPREAD = 0.1
+"""Smallest spread of a state's advantages, relative to the mean over all states"""
 
 
 class ReplayedStates(NamedTuple):
@@ -27,6 +31,11 @@ class ReplayedStates(NamedTuple):
     """``(M,)`` values of the states before the steps"""
     mask: th.Tensor
     """``(M,)`` one for a step, zero for padding after the end of an episode"""
+
+    @property
+    def advantages(self) -> th.Tensor:
+        """``(M,)`` what the actions turned out better than expected"""
+        return self.targets - self.values
 
 
 def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:
@@ -79,24 +88,59 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 100.0) -> th.Tensor:
+def spread_loss(outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
     """
-    Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
+    Squared error of the network that predicts how far a state's advantages are from zero, see :func:`local_spreads`.
 
-    This is advantage-weighted regression (arXiv 1910.00177). Advantages are divided by their standard deviation, so
-    that the scale of the rewards does not matter.
+    :param outputs: ``(M,)`` outputs of the network.
+    :param advantages: ``(M,)`` advantages of the replayed actions, without gradient.
+    :param mask: ``(M,)`` one for steps that count, zero for others.
+    :return: Scalar; the mean over the steps that count.
+    """
+    relative = advantages.abs() / _mean_size(advantages, mask)
+    return (mask * (nn.functional.softplus(outputs) - relative) ** 2).sum() / mask.sum().clamp(min=1.0)
+
+
+def local_spreads(
+    outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor, minimum: float = MIN_SPREAD
+) -> th.Tensor:
+    """
+    Mean size of the advantages that each state's actions have, as a network predicts it.
+
+    :param outputs: ``(M,)`` outputs of the network. Their softplus is in units of the mean size in the batch, so that
+        the network need not follow the scale of the advantages.
+    :param advantages: ``(M,)`` advantages of the replayed actions.
+    :param mask: ``(M,)`` one for steps that count, zero for others.
+    :param minimum: Smallest spread in the same units.
+    :return: ``(M,)`` spreads.
+    """
+    return nn.functional.softplus(outputs).clamp(min=minimum) * _mean_size(advantages, mask)
+
+
+def _mean_size(advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
+    """:return: Mean absolute advantage of the steps that count."""
+    return ((advantages.abs() * mask).sum() / mask.sum().clamp(min=1.0)).clamp(min=1e-6)
+
+
+def advantage_weights(
+    advantages: th.Tensor, spreads: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 100.0
+) -> th.Tensor:
+    """
+    Weights of replayed actions that are to be imitated: ``exp(A / (temperature spread(s)))``.
+
+    This is advantage-weighted regression (arXiv 1910.00177), in units of what advantages are like in each state. The
+    returns of a noisy behavior vary more than those of a good one, which turn out as expected. With one scale for all
+    states, the luckiest steps of the worst behaviors would outweigh all steps of the best (docs/experiments.md).
 
     :param advantages: ``(M,)`` advantages of the actions.
+    :param spreads: ``(M,)`` mean size of the advantages in each state, see :func:`local_spreads`.
     :param mask: ``(M,)`` one for steps that count, zero for others.
     :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
     :param maximum: Largest weight, before the weights are scaled.
     :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
-    count = mask.sum().clamp(min=1.0)
-    mean = (advantages * mask).sum() / count
-    std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
-    weights = ((advantages - mean) / (temperature * std)).exp().clamp(max=maximum) * mask
-    return weights * (count / weights.sum().clamp(min=1e-6))
+    weights = (advantages / (temperature * spreads)).exp().clamp(max=maximum) * mask
+    return weights * (mask.sum().clamp(min=1.0) / weights.sum().clamp(min=1e-6))
 
 
 def critic_loss(
@@ -159,17 +203,16 @@ def actor_loss(
     return ActorLoss(total, returns, log_prob)
 
 
-def behavior_loss(means: th.Tensor, replayed: ReplayedStates, temperature: float) -> th.Tensor:
+def behavior_loss(means: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    Squared distance between the policy's mean actions and the replayed ones, weighted by the replayed ones' advantages.
+    Squared distance between the policy's mean actions and the replayed ones.
 
     :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
-    :param replayed: The replayed steps.
-    :param temperature: See :func:`advantage_weights`.
+    :param actions: ``(M, A)`` replayed actions.
+    :param weights: ``(M,)`` weights of the replayed actions, see :func:`advantage_weights`.
     :return: Scalar.
     """
-    weights = advantage_weights(replayed.targets - replayed.values, replayed.mask, temperature)
-    return (weights * ((th.tanh(means) - replayed.actions) ** 2).sum(-1)).mean()
+    return (weights * ((th.tanh(means) - actions) ** 2).sum(-1)).mean()
 
 
 def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:

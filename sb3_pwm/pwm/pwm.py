@@ -402,6 +402,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     batch = self._sample(batch_size, self.horizon, trained=phase.trains_world_model)
                     self._update_world_model(batch, phase, metrics)  # equation 4
                 replayed = self._replay(batch.mask.numel()) if phase.replays else None
+                if replayed is not None and phase.bc_coef > 0.0:
+                    self._update_spread(replayed)
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -445,6 +447,25 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             loss, _ = self._step(self.policy.world_model_optimizer, closure, WORLD_MODEL_CLIP, "termination")
         metrics.record(termination_loss=loss)
 
+    def _update_spread(self, replayed: ReplayedStates) -> None:
+        """Make a step of the network that predicts the spread of advantages."""
+
+        def closure() -> Any:
+            with self._autocast():
+                outputs = self.policy.spread(replayed.latents)[0]
+            loss = losses.spread_loss(outputs, replayed.advantages, replayed.mask)
+            return loss, None
+
+        self._step(self.policy.spread_optimizer, closure, CRITIC_CLIP, "spread")
+
+    @th.no_grad()
+    def _behavior_weights(self, replayed: ReplayedStates) -> th.Tensor:
+        """:return: Weights ``(M,)`` of the replayed actions that the policy is to imitate."""
+        with self._autocast():
+            outputs = self.policy.spread(replayed.latents)[0]
+        spreads = losses.local_spreads(outputs, replayed.advantages, replayed.mask)
+        return losses.advantage_weights(replayed.advantages, spreads, replayed.mask, self.bc_temperature)
+
     def _update_actor(
         self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
     ) -> Imagined:
@@ -453,6 +474,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
+        imitated = replayed if phase.bc_coef > 0.0 else None
+        weights = None if imitated is None else self._behavior_weights(imitated)
         # Statistics of earlier updates: the loss must be the same function at each evaluation.
         reward_scale, return_scale, ent_coef = policy.reward_scale.value, policy.return_scale.value, self._ent_coef()
 
@@ -462,10 +485,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     policy.world_model, policy.actor, start, noise, batch.task, termination
                 )
                 final_values = self._functions.critic_target(rollout.latents[-1]).amin(0)  # (B,)
-                means = policy.actor(replayed.latents)[0] if replayed is not None and phase.bc_coef > 0.0 else None
+                means = None if imitated is None else policy.actor(imitated.latents)[0]
             loss = losses.actor_loss(rollout, final_values, reward_scale, return_scale, ent_coef, self.gamma)
-            if replayed is not None and means is not None:
-                distance = losses.behavior_loss(means, replayed, self.bc_temperature)
+            if imitated is not None and means is not None and weights is not None:
+                distance = losses.behavior_loss(means, imitated.actions, weights)
                 loss = loss._replace(total=loss.total + phase.bc_coef * distance, behavior=distance)
             return loss.total, (loss, Imagined(rollout, final_values))
 
@@ -549,7 +572,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         policy, progress = self.policy, self._current_progress_remaining
         policy.set_training_mode(True)
         self._update_learning_rate(policy.actor_optimizer)
-        update_learning_rate(policy.critic_optimizer, self.critic_lr_schedule(progress))
+        for optimizer in (policy.critic_optimizer, policy.spread_optimizer):
+            update_learning_rate(optimizer, self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
         for group in policy.world_model_optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
@@ -640,5 +664,5 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        optimizers = ("policy.actor_optimizer", "policy.critic_optimizer", "policy.world_model_optimizer")
-        return [*state_dicts, *optimizers], tensors
+        optimizers = ("actor", "critic", "spread", "world_model")
+        return [*state_dicts, *(f"policy.{name}_optimizer" for name in optimizers)], tensors
