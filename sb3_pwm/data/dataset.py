@@ -259,7 +259,7 @@ class OfflineDataset:
         if storage is None:
             writer: MemoryWriter | StorageWriter = MemoryWriter()
         else:
-            writer = StorageWriter(Path(storage), None if sources is None else describe_sources(sources))
+            writer = StorageWriter(Path(storage), None if sources is None else record_sources(sources))
         for source in episodes:
             if not isinstance(source, tuple) or len(source) != 3:
                 raise ValueError(
