@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pwm import OfflineDataset, SequenceReplayBuffer
 from sb3_pwm.common.version import FILE_FORMAT, FileFormatError
+from sb3_pwm.data.episode_table import EpisodeTable
 from sb3_pwm.data.types import Episode, SequenceSampling
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -530,3 +531,34 @@ def test_data_is_not_new():
     steps = np.zeros((6, 2), np.float32)
     buffer.add_episodes([Episode(steps, np.zeros((5, 1), np.float32), np.zeros(5, np.float32), True)])
     assert buffer.n_new_rows == 0
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_episodes_are_those_of_the_whole_buffer_at_each_step(n_envs, optimize_memory_usage):
+    """The table is kept up to date step by step, also when the buffer forgets."""
+    rng = np.random.default_rng(0)
+    buffer = SequenceReplayBuffer(17 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs, optimize_memory_usage)
+
+    def add(chance):
+        observations = rng.normal(size=(n_envs, 2))
+        dones = rng.random(n_envs) < chance
+        buffer.add(observations, observations, np.zeros((n_envs, 1)), np.zeros(n_envs), dones, [{}] * n_envs)
+
+    def rows(table):
+        return sorted(zip(*(values.tolist() for values in table.lookup(np.arange(len(table)), size)), strict=True))
+
+    add(0.0)
+    table = buffer._episodes()
+    for step in range(300):
+        add((0.02, 0.2, 0.9)[step // 40 % 3])
+        oldest, size = buffer.sampled_rows()
+        assert buffer._episodes() is table
+        whole = EpisodeTable(buffer.dones[(oldest + np.arange(size)) % buffer.buffer_size])
+        assert rows(table) == rows(whole)
+        assert sum(length for _, _, length in rows(table)) == size * n_envs
+    buffer.truncate_episodes()
+    oldest, size = buffer.sampled_rows()
+    assert rows(buffer._episodes()) == rows(EpisodeTable(buffer.dones[(oldest + np.arange(size)) % buffer.buffer_size]))
+    add(0.0)
+    assert buffer.episode_lengths.min() == 1  # each environment has begun an episode

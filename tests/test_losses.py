@@ -119,7 +119,7 @@ def test_local_spreads_by_hand():
 
 
 def test_a_noisy_behavior_does_not_crowd_out_a_good_one():
-    """Two kinds of states: in one, a good behavior's actions turn out alike, in the other, those of a wild one do not."""
+    """Actions of a good behavior turn out alike, those of a wild one, in other states, do not."""
     generator = th.Generator().manual_seed(0)
     n, kind = 4_000, th.arange(4_000) % 2
     advantages = th.randn(n, generator=generator) * th.where(kind == 0, 0.1, 2.0)

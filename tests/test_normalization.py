@@ -10,8 +10,10 @@ from random_env import TINY, RandomEnv
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.common.statistics import ObservationStatistics
+from sb3_pwm.data.types import Episode, SourceEpisode
 from sb3_pwm.pretrain import PretrainConfig, pretrain
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
+from sb3_pwm.world_model.normalization import fit_statistics
 
 SIZES = dict(latent_dim=8, encoder_dim=8, mlp_dim=8)
 
@@ -53,7 +55,7 @@ def test_running_statistics_are_those_of_all_observations():
     assert statistics.count.tolist() == [0.0, 500.0]
     expected = (values - values.mean(0)) / values.std(0)
     np.testing.assert_allclose(statistics(th.from_numpy(values), 1), expected, atol=2e-3)
-    np.testing.assert_array_equal(statistics(th.from_numpy(values[:5])), np.clip(values[:5], -10, 10))
+    np.testing.assert_array_equal(statistics(th.from_numpy(values[:5])), values[:5])  # nothing was counted in row 0
 
 
 def test_old_observations_are_forgotten():
@@ -72,6 +74,62 @@ def test_constant_values_and_outliers():
     normalized = statistics(th.tensor([0.0, 1e4 + 0.5, 1e6]))
     assert normalized[1].item() == pytest.approx(0.5, abs=0.01)  # its scale is kept
     assert normalized[2].item() == 10.0
+
+
+def test_running_statistics_of_a_value_that_does_not_vary_at_first():
+    statistics = ObservationStatistics(1, 2, max_count=1e6)
+    value = th.tensor([[3.0, 1e4]])
+    for _ in range(200):
+        statistics.update(value.expand(5, 2))
+    assert statistics.std.tolist() == [[1.0, 1.0]]  # the scale is kept, and nothing is divided by almost zero
+    further = th.tensor([[3.0, 1e4], [3.5, 1e4 + 50.0]]).repeat(500, 1)
+    statistics.update(further)
+    everything = th.cat([value.expand(1000, 2), further])
+    np.testing.assert_allclose(statistics.mean[0], everything.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std[0], everything.std(0, correction=0), rtol=1e-3)
+
+
+def test_running_statistics_of_a_value_that_varies_by_exactly_one():
+    statistics = ObservationStatistics(1, 1)
+    signs = th.tensor([[1.0], [-1.0]])
+    statistics.update(signs)
+    assert statistics.std.item() == pytest.approx(1.0)
+    statistics.update(th.zeros(2, 1))  # of 1, -1, 0, 0
+    assert statistics.std.item() == pytest.approx(0.5**0.5)
+
+
+def test_a_model_without_statistics_does_not_clip():
+    for normalizes in (True, False):
+        model = WorldModel(WorldModelConfig(3, 1, normalize_observations=normalizes, **SIZES))
+        observations = th.tensor([[20.0, -3.0, 500.0], [2.0, -30.0, 5.0]])
+        assert th.equal(model.encode(observations), model.encoder(observations))
+    tasks = WorldModel(WorldModelConfig(3, 1, tasks=("a", "b"), task_dim=2, **SIZES))
+    tasks.statistics.set(th.zeros(3), th.full((3,), 2.0), 5.0, row=1)
+    rows = th.tensor([0, 1])
+    expected = th.stack([observations[0], (observations[1] / 2.0).clamp(-10, 10)])
+    for _ in range(2):
+        assert th.equal(tasks.statistics(observations, rows), expected)
+        state, tasks = tasks.state_dict(), WorldModel(tasks.config)
+        tasks.load_state_dict(state)
+
+
+def test_statistics_are_those_of_all_behaviors_that_take_turns(monkeypatch):
+    """Six behaviors in turn, of which a sixth of the episodes are read: not those of one behavior alone."""
+    behaviors = np.arange(600) % 6
+    parts = [
+        SourceEpisode(
+            "task",
+            Episode(np.full((6, 1), mean, np.float32), np.zeros((5, 1), np.float32), np.ones(5, np.float32), False),
+            "",
+        )
+        for mean in behaviors
+    ]
+    monkeypatch.setattr("sb3_pwm.world_model.normalization.MAX_ROWS", 600)
+    model = WorldModel(WorldModelConfig(1, 1, **SIZES))
+    fit_statistics(model, OfflineDataset.from_episodes(parts), new=True)
+    assert model.statistics.count.item() == 600
+    assert model.statistics.mean.item() == pytest.approx(2.5, abs=0.5)  # of 100 episodes with a spread of 1.7
+    assert model.statistics.std.item() == pytest.approx(1.71, abs=0.2)
 
 
 def test_each_task_has_its_own_statistics(tmp_path):

@@ -976,22 +976,3 @@ def test_offline_critics_do_not_depend_on_what_is_imagined(dataset, world_model,
         make("Pendulum-v1", world_model, dataset, imagined_critic_coef=0.0, replay_critic_coef=0.0)
     with pytest.raises(ValueError, match="critics learn from nothing if imagined_critic_coef and replay_critic_coef"):
         make("Pendulum-v1", None, None, offline=False, imagined_critic_coef=0.0)  # online, "auto" replays nothing
-
-
-def test_data_without_a_signal_is_told():
-    parts = [
-        SourceEpisode("task", Episode(part.observations, part.actions, np.zeros(6, np.float32), False), "one")
-        for _, part, _ in two_behaviors(4)
-    ]
-    env = RandomEnv(gymnasium.spaces.Box(-1, 1, (3,), np.float32), BOX, 6)
-    model = PWM(
-        "MlpPolicy",
-        env,
-        dataset=OfflineDataset.from_episodes(parts),
-        offline=True,
-        policy_kwargs=TINY,
-        batch_size=4,
-        replay_critic_horizon=4,
-    )
-    with pytest.warns(UserWarning, match="All rewards of the data are 0: .*episodes that have earned"):
-        model.learn(1)

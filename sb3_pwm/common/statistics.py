@@ -1,7 +1,13 @@
 """Running statistics: scales of rewards and returns, and mean and spread of observations."""
 
+import math
+from typing import Any
+
 import torch as th
 from torch import nn
+
+NOT_QUITE_ONE = 1.0 + 2.0**-23
+"""Stands for a standard deviation of one: exactly one marks a value that has not varied yet"""
 
 
 class RunningScale(nn.Module):
@@ -46,8 +52,8 @@ class ObservationStatistics(nn.Module):
     """
     Mean and standard deviation of observations, one row for each task.
 
-    A row in which no observation has been counted is the identity. Normalized values are clipped, so that outliers do
-    not reach the networks.
+    Normalized values are clipped, so that outliers do not reach the networks. A row in which no observation has been
+    counted does not clip, and is the identity unless it was copied from another row.
 
     :param n_rows: Number of rows.
     :param size: Size of an observation, O.
@@ -67,6 +73,7 @@ class ObservationStatistics(nn.Module):
         self.register_buffer("mean", th.zeros(n_rows, size))
         self.register_buffer("std", th.ones(n_rows, size))
         self.register_buffer("count", th.zeros(n_rows))
+        self._clipped = [False] * n_rows  # whether observations have been counted in each row: comparing takes time
 
     def forward(self, observations: th.Tensor, row: th.Tensor | int = 0) -> th.Tensor:
         """
@@ -76,7 +83,17 @@ class ObservationStatistics(nn.Module):
         :param row: Row of each observation, ``(...)`` or a shape that broadcasts to it; or one row for all.
         :return: Normalized observations ``(..., O)``.
         """
-        return ((observations - self.mean[row]) / self.std[row]).clamp(-self.clip, self.clip)
+        normalized = (observations - self.mean[row]) / self.std[row]
+        if all(self._clipped):
+            return normalized.clamp(-self.clip, self.clip)
+        if not any(self._clipped):
+            return normalized
+        bound = th.where(self.count[row] > 0, self.clip, math.inf).unsqueeze(-1)
+        return th.clamp(normalized, -bound, bound)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._clipped = (self.count > 0).tolist()
 
     @th.no_grad()
     def update(self, observations: th.Tensor, row: int = 0) -> None:
@@ -89,7 +106,8 @@ class ObservationStatistics(nn.Module):
         n_new, n_old = float(len(observations)), self.count[row].clamp(max=self.max_count)
         total = n_old + n_new
         delta = observations.mean(0) - self.mean[row]
-        old = th.where(n_old > 0, self.std[row] ** 2, 0.0)
+        varied = (n_old > 0) & (self.std[row] != 1.0)
+        old = th.where(varied, self.std[row] ** 2, 0.0)
         var = (n_old * old + n_new * observations.var(0, correction=0) + delta**2 * n_old * n_new / total) / total
         self.set(self.mean[row] + delta * n_new / total, var.sqrt(), total, row)
 
@@ -106,8 +124,9 @@ class ObservationStatistics(nn.Module):
         # Rounding in single precision looks like variation, and must not be blown up.
         constant = std <= 1e-6 * mean.abs().clamp(min=1.0)
         self.mean[row, : len(mean)] = mean
-        self.std[row, : len(mean)] = th.where(constant, 1.0, std)
+        self.std[row, : len(mean)] = th.where(constant, 1.0, th.where(std == 1.0, NOT_QUITE_ONE, std))
         self.count[row] = count
+        self._clipped[row] = True
 
     def add_row(self, like: int | None = None) -> None:
         """
@@ -119,3 +138,4 @@ class ObservationStatistics(nn.Module):
             rows = getattr(self, name)
             new = th.full_like(rows[:1], fill) if like is None or name == "count" else rows[like : like + 1]
             setattr(self, name, th.cat([rows, new]))
+        self._clipped.append(False)

@@ -17,7 +17,7 @@ from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
 from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
 from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
-from sb3_pwm.data.sources import check_sources, describe_sources
+from sb3_pwm.data.sources import check_sources, record_sources
 from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage, read_index
 from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData
 
@@ -126,7 +126,10 @@ class OfflineDataset:
         for task in self.data:
             n_episodes = len(task.lengths)
             if n_episodes < 2:
-                raise ValueError(f"{task.name} has a single episode, which cannot be split.")
+                raise ValueError(
+                    f"{task.name} has a single episode, which cannot be split into training and held-out episodes: "
+                    "give at least two episodes of each task."
+                )
             n_held_out = min(max(round(validation_fraction * n_episodes), 1), n_episodes - 1)
             order = np.random.default_rng([seed, *task.name.encode()]).permutation(n_episodes)
             held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
@@ -256,7 +259,7 @@ class OfflineDataset:
         if storage is None:
             writer: MemoryWriter | StorageWriter = MemoryWriter()
         else:
-            writer = StorageWriter(Path(storage), None if sources is None else describe_sources(sources))
+            writer = StorageWriter(Path(storage), None if sources is None else record_sources(sources))
         for source in episodes:
             if not isinstance(source, tuple) or len(source) != 3:
                 raise ValueError(

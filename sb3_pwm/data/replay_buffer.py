@@ -19,6 +19,7 @@ from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FILE_FORMAT, check_file_format
 from sb3_pwm.data.cleaning import clean_episode
+from sb3_pwm.data.episode_table import EpisodeTable
 from sb3_pwm.data.types import UNIFORM, Episode, SequenceBatch, SequenceSampling
 
 
@@ -109,8 +110,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         # (buffer_size, n_envs, row) on the device: observation, next observation, action, reward, done, timeout
         self._rows: th.Tensor | None = None
         self._on_device: bool | None = None
-        # First step, environment and length of each episode; None after a change
-        self._episode_table: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._episode_table: EpisodeTable | None = None  # None until it is needed
         self._warn_of_memory()
 
     @property
@@ -261,13 +261,14 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.timeouts[row] = 0.0
         self.has_terminations = self.has_terminations or bool((self.dones[row] > self.timeouts[row]).any())
         self.n_new_rows = min(self.n_new_rows + 1, self.buffer_size)
-        self._episode_table = None
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
+        if self._episode_table is not None:
+            self._episode_table.add(self.dones[row], self.sampled_rows()[1])
 
     def _send_row(self, row: int) -> None:
         """Copy a row from the host's arrays to the device."""
@@ -396,7 +397,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         other = copy.copy(self)
         other.n_envs, other.buffer_size = n_envs, max(self.buffer_size * self.n_envs // n_envs, 1)
         other.pos, other.full, other.allocated, other._last_observations = 0, False, False, {}
-        other._rows = None
+        other._rows, other._episode_table = None, None
         oldest, n_rows = self.sampled_rows()
         if n_rows == 0:
             return other
@@ -534,27 +535,29 @@ class SequenceReplayBuffer(ReplayBuffer):
         :param gamma: Discount factor.
         :return: Steps, counted from the oldest one, and their environments, ``(number,)`` each.
         """
-        first, envs, lengths = self._episodes()
-        chosen = np.random.randint(0, len(first), size=number)
-        u, length = np.random.random(number), lengths[chosen]
+        table = self._episodes()
+        chosen = np.random.randint(0, len(table), size=number)
+        first, envs, length = table.lookup(chosen, self.sampled_rows()[1])
+        u = np.random.random(number)
         if gamma < 1.0:  # the inverse of the distribution function of a geometric distribution that ends at the length
             offset = np.log1p(-u * (1.0 - gamma**length)) / np.log(gamma) if gamma > 0.0 else np.zeros(number)
         else:
             offset = u * length
-        steps = first[chosen] + np.minimum(offset.astype(np.int64), length - 1)
-        return np.minimum(steps, last), envs[chosen]
+        steps = first + np.minimum(offset.astype(np.int64), length - 1)
+        return np.minimum(steps, last), envs
 
-    def _episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """:return: First step, counted from the oldest one, environment and length of each stored episode."""
+    def _episodes(self) -> EpisodeTable:
+        """:return: The stored episodes. The table is made once, and kept up to date by :meth:`add`."""
         if self._episode_table is None:
             oldest, size = self.sampled_rows()
-            dones = self.dones[(oldest + np.arange(size)) % self.buffer_size].T  # (n_envs, size)
-            begins = np.ones_like(dones, bool)
-            begins[:, 1:] = dones[:, :-1] > 0.0
-            envs, first = np.nonzero(begins)
-            lengths = np.diff(np.append(envs * size + first, size * self.n_envs))
-            self._episode_table = first, envs, lengths
+            self._episode_table = EpisodeTable(self.dones[(oldest + np.arange(size)) % self.buffer_size])
         return self._episode_table
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """Number of stored steps of each episode. An episode may have lost its first steps, or not have ended yet."""
+        table = self._episodes()
+        return table.lookup(np.arange(len(table)), self.sampled_rows()[1])[2]
 
     def _gather_on_host(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> tuple[Any, ...]:
         """

@@ -14,9 +14,9 @@ from sb3_pwm.data.readers.minari import dataset_paths, read_metadata
 _ENDS = 2**20
 
 
-def describe_sources(sources: Sequence[str | Path]) -> list[dict[str, Any]]:
+def record_sources(sources: Sequence[str | Path]) -> list[dict[str, Any]]:
     """
-    Describe sources of data.
+    Record sources of data, to recognize them later.
 
     :param sources: Minari ids or folders, or files of TD-MPC2 or folders of them.
     :return: For each source its name, its path, and name and fingerprint of each data set or file in it.
@@ -33,7 +33,7 @@ def check_sources(recorded: Any, sources: Sequence[str | Path], folder: Path) ->
     A source that does not exist anymore is taken to be the recorded one of its name. If there is no record, because an
     older version has stored the data or :meth:`OfflineDataset.save` has, there is a warning.
 
-    :param recorded: Description from :func:`describe_sources`; None if there is no record.
+    :param recorded: Record from :func:`record_sources`; None if there is no record.
     :param sources: The sources.
     :param folder: Folder of the stored data set, for messages.
     :raises ValueError: If it was made of others, or one has changed. The message says which.

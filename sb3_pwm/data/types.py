@@ -129,6 +129,15 @@ class TaskData:
         """Smallest and largest reward in the arrays."""
         return float(np.min(self.rewards)), float(np.max(self.rewards))
 
+    @property
+    def constant_reward(self) -> float | None:
+        """The reward of every step, if all steps have the same one; else None."""
+        value = float(self.rewards[self.first[0]])
+        for first, length in zip(self.first.tolist(), self.lengths.tolist(), strict=True):
+            if (self.rewards[first : first + length] != value).any():
+                return None
+        return value
+
     def episode(self, number: int) -> Episode:
         """
         Read one episode.

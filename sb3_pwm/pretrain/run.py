@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from pathlib import Path
 
 import torch as th
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.data.dataset import OfflineDataset
+from sb3_pwm.data.types import TaskData
 from sb3_pwm.pretrain.batches import batches, task_rows
 from sb3_pwm.pretrain.checkpoint import RunPaths, RunState, load_checkpoint, save_checkpoint
 from sb3_pwm.pretrain.config import PretrainConfig
@@ -81,6 +83,7 @@ def pretrain(
     rows = task_rows(world_model, dataset)
     check_reward_range(world_model.config, dataset.reward_range, "The data set")
     training, held_out = dataset.split(config.validation_fraction, config.seed)
+    _warn_of_poor_data(dataset, config.horizon)
     fit_statistics(world_model, training, new=is_new)
 
     optimizer = th.optim.Adam(world_model.parameters(), lr=config.learning_rate, fused=True)
@@ -143,6 +146,36 @@ def _check_batch_size(config: PretrainConfig, context: DistributedContext) -> No
             f"batch_size ({config.batch_size}) must be a multiple of the number of processes ({context.size}) times "
             f"grad_accumulation_steps ({config.grad_accumulation_steps})."
         )
+
+
+def _warn_of_poor_data(dataset: OfflineDataset, horizon: int) -> None:
+    """Warn of tasks that no policy can be learned for, and of tasks whose episodes are all too short."""
+    same_rewards = [task for task in dataset.data if _rewards_do_not_tell(task)]
+    if same_rewards:
+        rewards = ", ".join(sorted({f"{task.constant_reward:g}" for task in same_rewards}))
+        warnings.warn(
+            f"All rewards of {_names(same_rewards)} are the same ({rewards}): the world model learns what actions lead "
+            "to, but there is nothing for a policy to learn from. Give data in which episodes earn more and less."
+        )
+    short = [task for task in dataset.data if task.lengths.max() < horizon and not task.terminated.all()]
+    if short:
+        longest = int(max(task.lengths.max() for task in short))
+        warnings.warn(
+            f"The episodes of {_names(short)} last at most {longest} of the {horizon} steps of horizon: the world "
+            f"model does not learn to predict more of them. Give longer episodes, or lower horizon to {longest}."
+        )
+
+
+def _rewards_do_not_tell(task: TaskData) -> bool:
+    """:return: Whether all rewards are the same, and a policy cannot even earn more or less by ending episodes."""
+    reward = task.constant_reward
+    return reward is not None and (reward == 0.0 or not task.terminated.any())
+
+
+def _names(tasks: list[TaskData], listed: int = 5) -> str:
+    """:return: Names of tasks for a message."""
+    others = f" and {len(tasks) - listed} other tasks" if len(tasks) > listed else ""
+    return ", ".join(task.name for task in tasks[:listed]) + others
 
 
 def _make_world_model(world_model: WorldModelConfig | WorldModel, dataset: OfflineDataset, seed: int) -> WorldModel:

@@ -101,9 +101,7 @@ def spread_loss(outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> t
     return (mask * (nn.functional.softplus(outputs) - relative) ** 2).sum() / mask.sum().clamp(min=1.0)
 
 
-def local_spreads(
-    outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor, minimum: float = MIN_SPREAD
-) -> th.Tensor:
+def local_spreads(outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor, minimum: float = MIN_SPREAD) -> th.Tensor:
     """
     Mean size of the advantages that each state's actions have, as a network predicts it.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -20,7 +21,9 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_pwm.common.layers import EnsembleMLP, frozen
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.common.metrics import Metrics
+from sb3_pwm.common.outliers import warn_of_outliers
 from sb3_pwm.common.precision import autocast
+from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
 from sb3_pwm.data.types import SequenceBatch, SequenceSampling
 from sb3_pwm.pwm import arguments, losses, optimizers
@@ -29,6 +32,7 @@ from sb3_pwm.pwm.entropy import EntropyCoefficientMixin
 from sb3_pwm.pwm.imagination import LatentRollout
 from sb3_pwm.pwm.losses import ReplayedStates
 from sb3_pwm.pwm.networks import Actor
+from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
 from sb3_pwm.pwm.phase import Phase, current_phase
 from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
@@ -36,7 +40,7 @@ from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
 from sb3_pwm.world_model.losses import termination_loss
 from sb3_pwm.world_model.model import WorldModel
-from sb3_pwm.world_model.normalization import fit_statistics
+from sb3_pwm.world_model.normalization import set_statistics
 from sb3_pwm.world_model.reward_range import check_reward_range
 
 SelfPWM = TypeVar("SelfPWM", bound="PWM")
@@ -183,6 +187,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: PWMPolicy
+    _watch: ObservationWatch | None = None
 
     def __init__(
         self,
@@ -326,8 +331,6 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         if pretrained is not None:
             self.policy.world_model.load_state_dict(pretrained.state_dict())
             self.trains_new_termination_head = pretrained.has_new_termination_head
-            if offline_data is not None:
-                fit_statistics(self.world_model, offline_data)
             self.statistics_are_fixed = not self.world_model.lacks_statistics_of(self.task)
         self.critic_lr_schedule = arguments.as_schedule(self.critic_learning_rate, "critic_learning_rate")
         self.world_model_lr_schedule = arguments.as_schedule(
@@ -550,6 +553,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         return max(self.horizon, self.replay_critic_horizon if self.phase.replays else 0)
 
     @property
+    def _trained_steps(self) -> int:
+        return self.horizon if self.phase.trains_world_model else 0
+
+    @property
     def _uses_termination(self) -> bool:
         """Whether the termination head is trained and used: from the first termination in the data on."""
         return self.terminations_seen and self.policy.world_model.termination_network is not None
@@ -636,6 +643,63 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             model.add_dataset(dataset)
         return model
 
+    def add_dataset(self, dataset: OfflineDataset) -> None:
+        """
+        Add the episodes of a task to the replay buffer, see :meth:`SequenceOffPolicyAlgorithm.add_dataset`.
+
+        A pretrained world model that lacks the statistics of the task's observations takes them from the data.
+        """
+        super().add_dataset(dataset)
+        if not self.offline:
+            self._look_at_data()
+        elif self.pretrained:  # the policy may act before it learns; learn() warns
+            self._look_at_data(warn=False)
+
+    def _prepare_normalization(self) -> None:
+        super()._prepare_normalization()
+        if self.offline or (self.pretrained and self._lacks_statistics()):
+            self._look_at_data()
+
+    def _look_at_data(self, warn: bool = True) -> None:
+        """
+        Take the statistics of observations from the replay buffer, if there are none yet.
+
+        :param warn: Whether to warn of outliers.
+        """
+        assert self.replay_buffer is not None
+        summary = summarize_buffer(self.replay_buffer, self.policy, self._vec_normalize_env)
+        if summary is None:
+            return
+        if warn:
+            warn_of_outliers(summary, "The data" if self.task is None else f"The data of {self.task}")
+        if self.offline and self._watch is None:
+            self._watch = ObservationWatch(summary, self.observation_space)
+        if self._lacks_statistics():
+            set_statistics(self.world_model, summary, self.policy.task_index or 0)
+            # Running statistics would count the outliers.
+            self.statistics_are_fixed = self.pretrained or bool(summary.n_outliers.any())
+
+    def _lacks_statistics(self) -> bool:
+        """:return: Whether the statistics of observations are to be taken from the data."""
+        if self._n_updates > 0 or self.world_model.statistics is None:
+            return False
+        if self.pretrained:
+            return self.world_model.lacks_statistics_of(self.policy.task)
+        return self.offline and not self.world_model.statistics.count[self.policy.task_index or 0]
+
+    def predict(
+        self, observation: np.ndarray | dict[str, np.ndarray], *args: Any, **kwargs: Any
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions as SB3's algorithms do.
+
+        After offline learning, the first thousand observations are compared with the data. A warning tells if their
+        scale differs grossly.
+        """
+        if self._watch is not None:
+            self._watch.look(observation)
+        return super().predict(observation, *args, **kwargs)
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
         Set the environment, see :meth:`RobustOffPolicyAlgorithm.set_env`.
@@ -660,7 +724,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             warnings.warn(str(error))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_functions", "_given"]
+        return [*super()._excluded_save_params(), "_functions", "_given", "_watch"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

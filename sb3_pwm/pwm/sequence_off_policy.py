@@ -83,7 +83,14 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
             self.learned_offline = True
             assert self.replay_buffer is not None
             self.replay_buffer.n_new_rows = 0  # whatever it holds is the data
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if not self.offline and self._n_updates > self._n_updates_at_start and self._has_constant_rewards():
+            warnings.warn(
+                "All rewards so far were the same, and no policy changes that: there was nothing to learn from. Learn "
+                "for longer, until something is rewarded, or check the reward of the environment.",
+                stacklevel=2,
+            )
+        return self
 
     def _check_offline(self) -> None:
         """
@@ -105,12 +112,33 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
                 "dataset=, or call load_replay_buffer() or add_dataset() first; or set offline to False to learn "
                 "in the environment."
             )
-        if buffer.reward_range == (0.0, 0.0):
+        if self._has_constant_rewards():
             warnings.warn(
-                "All rewards of the data are 0: no action is better than another, and nothing can be learned. "
-                "Give data of episodes that have earned something.",
-                stacklevel=4,
+                f"All rewards of the data are {buffer.reward_range[0]:g}, and no policy changes that: there is nothing "
+                "to learn from. Give data in which episodes earn more and less.",
+                stacklevel=3,
             )
+        longest_episode = int(buffer.episode_lengths.max())
+        if longest_episode < self._trained_steps and buffer.timeouts[: buffer.size()].any():
+            warnings.warn(
+                f"The episodes of the data last at most {longest_episode} of the {self._trained_steps} steps of "
+                "horizon: the policy is learned from imagined steps that the world model was not trained for. Give "
+                f"longer episodes, or lower horizon to {longest_episode}.",
+                stacklevel=3,
+            )
+
+    def _has_constant_rewards(self) -> bool:
+        """:return: Whether all rewards in the replay buffer are the same, and it does not matter when episodes end."""
+        buffer = self.replay_buffer
+        if buffer is None or buffer.size() == 0:
+            return False
+        low, high = buffer.reward_range
+        return low == high and (low == 0.0 or not buffer.has_terminations)
+
+    @property
+    def _trained_steps(self) -> int:
+        """Number of steps in a row that the world model learns to predict; 0 if it does not learn."""
+        return 0
 
     def _check_task(self) -> None:
         """:raises ValueError: If ``task`` was set to another task than the policy's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -46,13 +47,20 @@ def array_episodes(
         arrays["next_observations"] = as_rows("next_observations", next_observations)
     _check(arrays)
     following = arrays.get("next_observations")
-    bounds = _bounds(arrays, shortest=1 if following is not None else 2)
+    all_bounds = _bounds(arrays)
+    # Without the observation after its last step, an episode is one step shorter.
+    shortest = 1 if following is not None else 2
+    bounds = [(first, end) for first, end in all_bounds if end - first >= shortest]
     if not bounds:
         raise ValueError(
             "The arrays hold no episode: an episode needs one step with next_observations, or two steps without them."
         )
+    if len(bounds) < len(all_bounds):
+        warnings.warn(
+            f"{len(all_bounds) - len(bounds)} of {len(all_bounds)} episodes of {task} have a single step, and are left "
+            "out, because the observation after it is not in observations: give next_observations."
+        )
     for first, end in bounds:
-        # Without the observation after its last step, an episode is one step shorter.
         after = end if following is not None else end - 1
         final = arrays["observations"][after : after + 1] if following is None else following[after - 1 : after]
         episode = Episode(
@@ -97,10 +105,10 @@ def _check(arrays: dict[str, NDArray[np.float32]]) -> None:
         )
 
 
-def _bounds(arrays: dict[str, NDArray[np.float32]], shortest: int) -> list[tuple[int, int]]:
-    """:return: First step of each episode, and the step after its last one. Shorter episodes are left out."""
+def _bounds(arrays: dict[str, NDArray[np.float32]]) -> list[tuple[int, int]]:
+    """:return: First step of each episode, and the step after its last one."""
     ends = (np.flatnonzero(arrays["terminations"] + arrays["truncations"]) + 1).tolist()
     n_steps = len(arrays["observations"])
     if not ends or ends[-1] != n_steps:
         ends.append(n_steps)  # the recording stopped within an episode
-    return [(first, end) for first, end in pairwise([0, *ends]) if end - first >= shortest]
+    return list(pairwise([0, *ends]))
