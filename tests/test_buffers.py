@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pwm import OfflineDataset, SequenceReplayBuffer
 from sb3_pwm.common.version import FILE_FORMAT, FileFormatError
+from sb3_pwm.data import replay_buffer
 from sb3_pwm.data.episode_table import EpisodeTable
 from sb3_pwm.data.types import Episode, SequenceSampling
 
@@ -562,3 +563,77 @@ def test_episodes_are_those_of_the_whole_buffer_at_each_step(n_envs, optimize_me
     assert rows(buffer._episodes()) == rows(EpisodeTable(buffer.dones[(oldest + np.arange(size)) % buffer.buffer_size]))
     add(0.0)
     assert buffer.episode_lengths.min() == 1  # each environment has begun an episode
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_outcomes_by_brute_force(n_envs, optimize_memory_usage):
+    """What followed each step to the end of its episode, while the buffer fills, forgets, and has new steps."""
+    rng, gamma, every = np.random.default_rng(0), 0.9, replay_buffer.OUTCOMES_EVERY
+    buffer = SequenceReplayBuffer(150 * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs, optimize_memory_usage)
+    following = np.zeros((n_envs, 2), np.float32)
+
+    def add(n_steps):
+        nonlocal following
+        for _ in range(n_steps):
+            observation, following = following, rng.normal(size=(n_envs, 2)).astype(np.float32)
+            dones, cut = rng.random(n_envs) < 0.1, rng.random(n_envs) < 0.5
+            infos = [{"TimeLimit.truncated": bool(value)} for value in dones & cut]
+            buffer.add(observation, following, np.zeros((n_envs, 1)), rng.normal(size=n_envs), dones, infos)
+            following = np.where(dones[:, None], np.float32(7.0), following)
+
+    def check(n_new):
+        """:param n_new: Number of the newest steps whose outcome is not known."""
+        batch = buffer.sample_sequences(300, 4, sampling=SequenceSampling(gamma=gamma), outcomes=True)
+        oldest, size = buffer.sampled_rows()
+        rows = (oldest + np.arange(size)) % buffer.buffer_size
+        expected = {}
+        for env in range(n_envs):
+            total, bootstrap, last = 0.0, 1.0, None
+            for row in rows[: size - n_new][::-1]:
+                if buffer.dones[row, env] or last is None:
+                    total, last = 0.0, buffer.next_observations_of(np.array([row]), np.array([env]))[0]
+                    bootstrap = 1.0 - buffer.dones[row, env] * (1.0 - buffer.timeouts[row, env])
+                total, bootstrap = buffer.rewards[row, env] + gamma * total, gamma * bootstrap
+                expected[float(buffer.rewards[row, env])] = (total, bootstrap, last)
+        outcome, n_known = batch.outcome, 0
+        for step, number in itertools.product(range(4), range(300)):
+            found = expected.get(batch.rewards[step, number].item())
+            assert outcome.returns[step, number].isnan().item() == (found is None)
+            if found is not None:
+                n_known += 1
+                assert outcome.returns[step, number].item() == pytest.approx(found[0], abs=1e-5)
+                assert outcome.bootstrap[step, number].item() == pytest.approx(found[1], abs=1e-6)
+                if step == 0:
+                    np.testing.assert_array_equal(outcome.last_observations[number].numpy(), found[2])
+        assert n_known > 0
+
+    add(40)
+    check(0)
+    add(every - 1)
+    check(every - 1)  # the table is not made anew for each step
+    add(1)
+    check(0)
+    add(60)  # the buffer forgets
+    check(60)
+    add(40)
+    check(0)
+    buffer.truncate_episodes()
+    check(0)
+    assert buffer.sample_sequences(5, 3).outcome is None
+    assert pickle.loads(pickle.dumps(buffer))._outcome_table is None
+
+
+def test_outcomes_are_normalized_and_follow_the_discount_factor():
+    buffer = SequenceReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu")
+    for step in range(3):
+        observation, following = np.full((1, 2), step, np.float32), np.full((1, 2), step + 1, np.float32)
+        buffer.add(observation, following, np.zeros((1, 1)), np.ones(1), np.array([step == 2]), [{}])
+    for gamma in (0.5, 1.0):
+        outcome = buffer.sample_sequences(1, 3, sampling=SequenceSampling(gamma=gamma), outcomes=True).outcome
+        assert outcome.returns[:, 0].tolist() == [1 + gamma + gamma**2, 1 + gamma, 1.0]
+        assert outcome.bootstrap[:, 0].tolist() == [0.0, 0.0, 0.0]  # it terminated
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
+    env.obs_rms.mean, env.obs_rms.var = np.full(2, 2.0), np.full(2, 4.0)
+    outcome = buffer.sample_sequences(1, 3, env, outcomes=True).outcome
+    np.testing.assert_allclose(outcome.last_observations.numpy(), 0.5, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_pwm.data.types import SequenceBatch
+from sb3_pwm.data.types import Outcome, SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout, imagine
 from sb3_pwm.pwm.losses import (
     CriticTargets,
@@ -15,6 +15,7 @@ from sb3_pwm.pwm.losses import (
     actor_loss,
     advantage_weights,
     behavior_loss,
+    choose_states,
     critic_loss,
     discount_weights,
     ent_coef_loss,
@@ -195,13 +196,36 @@ def test_replayed_targets_by_hand():
     assert states.targets.tolist() == pytest.approx([1 + 0.5 * 10, 2 + 0.5 * 4, 3 + 0.5 * 30, 4.0])
     assert states.mask.tolist() == [1.0, 1.0, 0.0, 1.0]
     assert states.values.tolist() == [0.0, 0.0, 10.0, 20.0]
+    assert states.advantages.tolist() == pytest.approx([6.0, 4.0, 8.0, -16.0])  # target less value
+    # With the outcomes, advantages are those of the rest of the episode. Not known: the target; nor after the end.
+    outcome = Outcome(th.tensor([[20.0, math.nan], [4.0, 10.0]]), th.tensor([[0.25, 0.0], [0.5, 0.0]]), th.zeros(2, 1))
+    states = replayed_targets(
+        th.zeros(3, 2, 4), values, batch._replace(outcome=outcome), th.tensor(2.0), 0.5, 1.0, th.tensor([40.0, 50.0])
+    )
+    assert states.targets.tolist() == pytest.approx([6.0, 4.0, 18.0, 4.0])
+    assert states.advantages.tolist() == pytest.approx([10.0 + 0.25 * 40, 4.0, 8.0, 5.0 - 20.0])
+
+
+def test_steps_that_count_are_chosen_before_padding():
+    mask = (th.arange(100) % 2).float()
+    rows = th.arange(100.0)
+    replayed = ReplayedStates(rows.unsqueeze(1), rows.unsqueeze(1), rows, rows, mask, rows)
+    chosen = choose_states(replayed, 30)
+    assert (chosen.mask == 1.0).all()
+    assert len(chosen.targets.unique()) == 30
+    assert th.equal(chosen.latents.squeeze(1), chosen.targets)
+    assert choose_states(replayed, 60).mask.sum() == 50
+    seen = th.stack([choose_states(replayed, 30).targets for _ in range(200)]).flatten().long().bincount(minlength=100)
+    assert seen[1::2].float().std() < 12  # 120 on average, 7 if all are equally likely
+    assert seen[::2].sum() == 0
 
 
 def test_each_kind_of_state_counts_by_its_coefficient():
     """The loss over both is the sum of the mean losses of either, by their coefficients, whatever their numbers."""
     th.manual_seed(0)
     imagined = CriticTargets(th.randn(6, 2), th.randn(6), th.rand(6), th.full((6,), 0.5))
-    replayed = ReplayedStates(th.randn(4, 2), th.zeros(4, 1), th.randn(4), th.zeros(4), th.tensor([1.0, 1.0, 0.0, 1.0]))
+    mask = th.tensor([1.0, 1.0, 0.0, 1.0])
+    replayed = ReplayedStates(th.randn(4, 2), th.zeros(4, 1), th.randn(4), th.zeros(4), mask, th.zeros(4))
     both = join_targets([(imagined, 0.5), (of_replayed(replayed, expectile=0.7), 0.3)])
     values = th.randn(1, 10)
     loss = critic_loss(values, *both[1:])

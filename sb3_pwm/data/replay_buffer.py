@@ -20,7 +20,11 @@ from sb3_pwm.common.observations import map_observations
 from sb3_pwm.common.version import FILE_FORMAT, check_file_format
 from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.episode_table import EpisodeTable
-from sb3_pwm.data.types import UNIFORM, Episode, SequenceBatch, SequenceSampling
+from sb3_pwm.data.outcomes import OutcomeTable
+from sb3_pwm.data.types import UNIFORM, Episode, Outcome, SequenceBatch, SequenceSampling
+
+OUTCOMES_EVERY = 100
+"""Number of new steps per environment after which what followed the steps is computed again"""
 
 
 def _truncate(dones: np.ndarray, timeouts: np.ndarray, steps: Any) -> None:
@@ -111,6 +115,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self._rows: th.Tensor | None = None
         self._on_device: bool | None = None
         self._episode_table: EpisodeTable | None = None  # None until it is needed
+        self._outcome_table: OutcomeTable | None = None  # likewise
         self._warn_of_memory()
 
     @property
@@ -204,7 +209,8 @@ class SequenceReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # Without the device's copy: it holds nothing that the host's arrays lack, and the buffer may be loaded on a
         # machine with another device.
-        state = {**self.__dict__, "_rows": None, "_on_device": None, "_episode_table": None, "file_format": FILE_FORMAT}
+        state = {**self.__dict__, "_rows": None, "_on_device": None, "file_format": FILE_FORMAT}
+        state["_episode_table"] = state["_outcome_table"] = None
         if "_stored" in state:  # the two views of one array would be written as two arrays
             del state["observations"], state["next_observations"]
         return state
@@ -269,6 +275,8 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.full, self.pos = True, 0
         if self._episode_table is not None:
             self._episode_table.add(self.dones[row], self.sampled_rows()[1])
+        if self._outcome_table is not None:
+            self._outcome_table.write(row)
 
     def _send_row(self, row: int) -> None:
         """Copy a row from the host's arrays to the device."""
@@ -301,7 +309,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         if self.dones[row].all():
             return
         _truncate(self.dones, self.timeouts, row)
-        self._episode_table = None
+        self._episode_table = self._outcome_table = None
         self._keep_last_observations(row)
         if self._rows is not None:
             self._send_row(row)
@@ -382,7 +390,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.full = self.full or rows.stop == self.buffer_size
         self.pos = rows.stop % self.buffer_size
         self.n_new_rows = 0
-        self._episode_table = None
+        self._episode_table = self._outcome_table = None
         self._rows = None  # the next sample copies all rows to the device again
 
     def resize_n_envs(self, n_envs: int) -> "SequenceReplayBuffer":
@@ -397,7 +405,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         other = copy.copy(self)
         other.n_envs, other.buffer_size = n_envs, max(self.buffer_size * self.n_envs // n_envs, 1)
         other.pos, other.full, other.allocated, other._last_observations = 0, False, False, {}
-        other._rows, other._episode_table = None, None
+        other._rows, other._episode_table, other._outcome_table = None, None, None
         oldest, n_rows = self.sampled_rows()
         if n_rows == 0:
             return other
@@ -481,6 +489,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         horizon: int,
         env: VecNormalize | None = None,
         sampling: SequenceSampling = UNIFORM,
+        outcomes: bool = False,
     ) -> SequenceBatch:
         """
         Sample sequences of consecutive steps. Each sequence is from one environment.
@@ -493,6 +502,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         :param horizon: Number of steps in a sequence, H.
         :param env: ``VecNormalize`` whose statistics normalize observations, if any.
         :param sampling: How the first steps of the sequences are drawn.
+        :param outcomes: Whether to tell what followed until the ends of the episodes, discounted by ``sampling.gamma``.
+            It is not known of the newest steps, fewer than :data:`OUTCOMES_EVERY` per environment.
         :return: The sequences, on the device of the buffer.
         :raises ValueError: If the buffer holds fewer than ``horizon`` steps per environment.
         """
@@ -517,7 +528,21 @@ class SequenceReplayBuffer(ReplayBuffer):
         observations, actions, rewards, dones, timeouts = gather(steps, envs, env)
         # A step counts while no earlier step of the sequence ended the episode.
         mask = th.cat([th.ones_like(dones[:1]), th.cumprod(1.0 - dones[:-1], dim=0)])
-        return SequenceBatch(observations, actions, rewards, dones * (1.0 - timeouts), mask)
+        outcome = self._outcome(steps, envs, env, sampling.gamma) if outcomes else None
+        return SequenceBatch(observations, actions, rewards, dones * (1.0 - timeouts), mask, outcome=outcome)
+
+    def _outcome(self, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None, gamma: float) -> Outcome:
+        """:return: What followed the steps in these rows ``(H, B)``."""
+        table = self._outcome_table
+        if table is None or table.n_unknown >= OUTCOMES_EVERY or table.gamma != gamma:
+            oldest, size = self.sampled_rows()
+            order = (oldest + np.arange(size)) % self.buffer_size
+            terminations = self.dones[order] * (1.0 - self.timeouts[order])
+            table = OutcomeTable(order, self._episodes(), self.rewards[order], terminations, gamma)
+            self._outcome_table = table
+        returns, bootstrap, ends = table.lookup(rows, np.broadcast_to(envs, rows.shape))
+        last = self._normalize_obs(self.next_observations_of(ends[0], envs), env)
+        return Outcome(self._from_host(returns), self._from_host(bootstrap), map_observations(self._from_host, last))
 
     def _n_new_sequences(self, batch_size: int, horizon: int, new_fraction: float) -> int:
         """:return: Number of sequences of a batch that are drawn from new steps, see :class:`SequenceSampling`."""

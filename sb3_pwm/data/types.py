@@ -10,6 +10,18 @@ import torch as th
 from numpy.typing import NDArray
 
 
+class Outcome(NamedTuple):
+    """What followed the steps of B sequences until the ends of their episodes, see :class:`SequenceSampling`."""
+
+    returns: th.Tensor
+    """``(H, B)`` discounted sum of the rewards from each step to the end of its episode. Not a number for the newest
+    steps, see :meth:`~sb3_pwm.SequenceReplayBuffer.sample_sequences`."""
+    bootstrap: th.Tensor
+    """``(H, B)`` discount of the value after the last step of the episode; zero if that step terminated it"""
+    last_observations: th.Tensor
+    """Observations ``(B, *)`` after the last steps of the sequences' first episodes, or a dictionary of such tensors"""
+
+
 class SequenceBatch(NamedTuple):
     """
     B sequences of H consecutive steps, time first.
@@ -30,6 +42,8 @@ class SequenceBatch(NamedTuple):
     """``(H, B)``, one for the steps until the end of the sequence's first episode, else zero"""
     task: th.Tensor | None = None
     """Task indices ``(B,)``; None in single-task learning"""
+    outcome: Outcome | None = None
+    """What followed until the ends of the episodes, if it was asked for"""
 
 
 @dataclasses.dataclass(frozen=True)

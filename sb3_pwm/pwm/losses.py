@@ -1,7 +1,7 @@
 """
 Losses of actor, critics and entropy coefficient in imagined rollouts and along replayed sequences (PWM section 4).
 
-All are pure functions of tensors. None changes a state or draws a number, so that a loss can be evaluated several times
+All are pure functions of tensors. No loss changes a state or draws a number, so that it can be evaluated several times
 on the same sample.
 """
 
@@ -31,11 +31,8 @@ class ReplayedStates(NamedTuple):
     """``(M,)`` values of the states before the steps"""
     mask: th.Tensor
     """``(M,)`` one for a step, zero for padding after the end of an episode"""
-
-    @property
-    def advantages(self) -> th.Tensor:
-        """``(M,)`` what the actions turned out better than expected"""
-        return self.targets - self.values
+    advantages: th.Tensor
+    """``(M,)`` how much better than ``values`` the steps turned out until the ends of their episodes"""
 
 
 def discount_weights(continues: th.Tensor, gamma: float) -> th.Tensor:
@@ -290,9 +287,14 @@ def replayed_targets(
     reward_scale: th.Tensor,
     gamma: float,
     td_lambda: float,
+    last_values: th.Tensor | None = None,
 ) -> ReplayedStates:
     """
-    TD(lambda) targets of the steps of replayed sequences, of what really followed them.
+    TD(lambda) targets of the steps of replayed sequences, of what really followed them, and their advantages.
+
+    Advantages are those of the whole rest of the episode if the batch has its outcome. States do not tell which of
+    several behaviors made them, so that targets which bootstrap after a few steps rate a behavior that is about to fall
+    no lower than one that is not.
 
     :param latents: ``(H + 1, B, Z)`` encodings of the sequences' observations.
     :param values: ``(H + 1, B)`` values of these latents, in units of the reward scale.
@@ -300,6 +302,8 @@ def replayed_targets(
     :param reward_scale: Scalar that rewards are divided by.
     :param gamma: Discount factor.
     :param td_lambda: Lambda of the targets.
+    :param last_values: ``(B,)`` values after the ends of the sequences' first episodes, in units of the reward scale;
+        None if the batch has no outcome.
     :return: All ``H * B`` steps.
     """
     # No target reaches beyond its episode: a truncated episode bootstraps from its last observation.
@@ -307,5 +311,22 @@ def replayed_targets(
     targets = td_lambda_returns(
         batch.rewards / reward_scale, 1.0 - batch.terminations, values[1:], gamma, td_lambda * same_episode
     )
-    steps = latents[:-1], batch.actions, targets, values[:-1], batch.mask
+    returns = targets
+    if batch.outcome is not None and last_values is not None:
+        returns = batch.outcome.returns / reward_scale + batch.outcome.bootstrap * last_values
+        returns = th.where(returns.isnan() | (batch.mask == 0.0), targets, returns)
+    steps = latents[:-1], batch.actions, targets, values[:-1], batch.mask, returns - values[:-1]
     return ReplayedStates(*(part.flatten(0, 1) for part in steps))
+
+
+def choose_states(replayed: ReplayedStates, number: int) -> ReplayedStates:
+    """
+    Choose replayed steps at random, those that count before padding.
+
+    :param replayed: The replayed steps.
+    :param number: Number of steps.
+    :return: These steps, or all if there are not more.
+    """
+    order = th.rand_like(replayed.mask) - replayed.mask  # in [-1, 0) if the step counts
+    chosen = order.argsort()[:number]
+    return ReplayedStates(*(part[chosen] for part in replayed))

@@ -249,7 +249,8 @@ class PWMPolicy(BasePolicy):
         :param batch: The sequences, as the replay buffer yields them.
         :param trained: Whether the features of the first observations have a gradient. The other observations are
             targets of the world model, and have none.
-        :return: The sequences with observations ``(H + 1, B, observation_dim)`` and the policy's task.
+        :return: The sequences with observations ``(H + 1, B, observation_dim)``, those of their outcome
+            ``(B, observation_dim)``, and the policy's task.
         """
 
         def features(observations: Any, with_gradient: bool) -> th.Tensor:
@@ -263,7 +264,10 @@ class PWMPolicy(BasePolicy):
         if self.task_index is not None:
             task = th.full((batch_size,), self.task_index, device=self.device)
         observations = th.cat([first, others]).unflatten(0, (horizon + 1, batch_size))
-        return batch._replace(observations=observations, task=task)
+        outcome = batch.outcome
+        if outcome is not None:
+            outcome = outcome._replace(last_observations=features(outcome.last_observations, False))
+        return batch._replace(observations=observations, task=task, outcome=outcome)
 
     def set_training_mode(self, mode: bool) -> None:
         """:param mode: Whether the policy and all its parts are in training mode."""

@@ -221,7 +221,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 0.3,
+        bc_temperature: float = 0.6,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
@@ -596,23 +596,33 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         """:return: The context of forward passes, see ``precision``."""
         return autocast(self.device, self.precision)
 
-    def _sample(self, batch_size: int, horizon: int, trained: bool = False) -> SequenceBatch:
+    def _sample(self, batch_size: int, horizon: int, trained: bool = False, outcomes: bool = False) -> SequenceBatch:
         """Sample replayed sequences and featurize them, see :meth:`PWMPolicy.featurize`."""
         assert self.replay_buffer is not None
         sampling = SequenceSampling(self.phase.discounted_fraction, self.gamma, self.phase.new_fraction)
-        batch = self.replay_buffer.sample_sequences(batch_size, horizon, self._vec_normalize_env, sampling)
+        batch = self.replay_buffer.sample_sequences(batch_size, horizon, self._vec_normalize_env, sampling, outcomes)
         with self._autocast():
             return self.policy.featurize(batch, trained)
 
     @th.no_grad()
     def _replay(self, n_states: int) -> ReplayedStates:
-        """Sample about ``n_states`` replayed steps, with TD(lambda) targets from what really followed."""
-        batch = self._sample(max(n_states // self.replay_critic_horizon, 1), self.replay_critic_horizon)
+        """
+        Sample about ``n_states`` replayed steps, with TD(lambda) targets from what really followed.
+
+        Steps of a sequence are alike: they are a random half of the steps of twice as many sequences.
+        """
+        n_sequences = max(2 * n_states // self.replay_critic_horizon, 1)
+        batch = self._sample(n_sequences, self.replay_critic_horizon, outcomes=self.phase.bc_coef > 0.0)
+        last_values = None
         with self._autocast():
             latents = self.policy.world_model.encode(batch.observations, batch.task)
             values = self._functions.critic_target(latents).amin(0)
+            if batch.outcome is not None:
+                last = self.policy.world_model.encode(batch.outcome.last_observations, batch.task)
+                last_values = self._functions.critic_target(last).amin(0)
         scale = self.policy.reward_scale.value
-        return losses.replayed_targets(latents, values, batch, scale, self.gamma, self.td_lambda)
+        replayed = losses.replayed_targets(latents, values, batch, scale, self.gamma, self.td_lambda, last_values)
+        return losses.choose_states(replayed, n_states)
 
     # --- Data and files ----------------------------------------------------------------------------------------------
 
