@@ -148,9 +148,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
         offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
         same with 2.5 instead of 4.
-    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the spread of the
-        advantages in each state. A small one imitates only actions after which the episode turned out better than the
-        critics expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
+    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the spread of
+        the advantages in each state. A small one imitates only actions after which the episode turned out better than
+        expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param ent_coef: Coefficient of the entropy bonus. ``"auto"`` or ``"auto_0.03"`` (with an initial value) learns it,
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
