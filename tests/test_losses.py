@@ -22,10 +22,10 @@ from sb3_pwm.pwm.losses import (
     imagined_return,
     imagined_targets,
     join_targets,
-    local_spreads,
+    moments_loss,
     of_replayed,
     replayed_targets,
-    spread_loss,
+    standardize,
     td_lambda_returns,
 )
 from sb3_pwm.pwm.networks import Actor
@@ -96,51 +96,53 @@ def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
 
 
 def test_advantage_weights_by_hand():
-    advantages, spreads = th.tensor([-1.0, 1.0, 6.0, 500.0]), th.tensor([2.0, 2.0, 4.0, 1.0])
-    mask = th.tensor([1.0, 1.0, 1.0, 0.0])
-    raw = [math.exp(x / 0.5) for x in (-0.5, 0.5, 1.5)]
+    standardized, mask = th.tensor([-0.5, 0.5, 1.5, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])
+    raw = [math.exp(x / 0.8) for x in (-0.5, 0.5, 1.5)]
     expected = [*(3 * value / sum(raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, spreads, mask, 0.5).tolist() == pytest.approx(expected)
-    assert advantage_weights(advantages, spreads, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    assert advantage_weights(standardized, mask, 0.8).tolist() == pytest.approx(expected)
+    assert advantage_weights(standardized, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
     # A maximum bounds what one step counts
     bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
-    assert advantage_weights(advantages, spreads, mask, 0.5, maximum=2.0).tolist() == pytest.approx(bounded)
+    assert advantage_weights(standardized, mask, 0.8, maximum=2.0).tolist() == pytest.approx(bounded)
     # None that counts, or nothing to tell apart: finite
-    assert advantage_weights(th.ones(3), th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
-    nothing = local_spreads(th.zeros(3), th.zeros(3), th.ones(3))
-    assert advantage_weights(th.zeros(3), nothing, th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
+    nothing = standardize(th.zeros(2, 3), th.zeros(3), th.ones(3))
+    assert advantage_weights(nothing, th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_local_spreads_by_hand():
+def test_standardized_advantages_by_hand():
     advantages, mask = th.tensor([-1.0, 3.0, 2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])  # of mean size 2
     outputs = th.tensor([math.log(math.e - 1.0), -50.0, math.log(math.e**3 - 1.0), 0.0])  # softplus 1, 0 and 3
-    assert local_spreads(outputs, advantages, mask)[:3].tolist() == pytest.approx([2.0, 0.2, 6.0])
-    errors = [1.0 - 0.5, 0.0 - 1.5, 3.0 - 1.0]
-    assert spread_loss(outputs, advantages, mask).item() == pytest.approx(sum(error**2 for error in errors) / 3)
+    moments = th.stack([th.tensor([0.5, 1.0, -2.0, 0.0]), outputs])
+    relative = [-0.5 - 0.5, 1.5 - 1.0, 1.0 + 2.0]
+    assert standardize(moments, advantages, mask)[:3].tolist() == pytest.approx([-1.0, 0.5 / 0.1, 3.0 / 3.0])
+    errors = [x**2 + (abs(x) - spread) ** 2 for x, spread in zip(relative, (1.0, 0.0, 3.0), strict=True)]
+    assert moments_loss(moments, advantages, mask).item() == pytest.approx(sum(errors) / 3)
 
 
 def test_a_noisy_behavior_does_not_crowd_out_a_good_one():
     """Actions of a good behavior turn out alike, those of a wild one, in other states, do not."""
     generator = th.Generator().manual_seed(0)
     n, kind = 4_000, th.arange(4_000) % 2
-    advantages = th.randn(n, generator=generator) * th.where(kind == 0, 0.1, 2.0)
+    advantages = 1.0 + th.randn(n, generator=generator) * th.where(kind == 0, 0.3, 2.0)
     states, mask = nn.functional.one_hot(kind, 2).float(), th.ones(n)
-    network = nn.Linear(2, 1)
+    network = nn.Linear(2, 2)
     optimizer = th.optim.Adam(network.parameters(), lr=0.05)
-    for _ in range(300):
+    for _ in range(400):
         optimizer.zero_grad()
-        spread_loss(network(states).squeeze(-1), advantages, mask).backward()
+        moments_loss(network(states).T, advantages, mask).backward()
         optimizer.step()
-    spreads = local_spreads(network(states).squeeze(-1).detach(), advantages, mask)
-    # The mean size of normal numbers is sqrt(2 / pi) of their standard deviation; 0.1 of the mean is the smallest.
-    assert spreads[1].item() == pytest.approx(2.0 * math.sqrt(2 / math.pi), rel=0.05)
-    assert spreads[0].item() == pytest.approx(0.1 * advantages.abs().mean().item(), rel=0.05)
+    standardized = standardize(network(states).T.detach(), advantages, mask)
+    for number in (0, 1):
+        assert standardized[kind == number].mean().item() == pytest.approx(0.0, abs=0.05)
+        assert standardized[kind == number].abs().mean().item() == pytest.approx(1.0, abs=0.05)
     share = {}
-    for name, scales in (("local", spreads), ("global", advantages.abs().mean().expand(n))):
-        weights = advantage_weights(advantages, scales, mask, 0.5)
+    centered = advantages - 1.0
+    for name, values in (("local", standardized), ("global", centered / centered.abs().mean())):
+        weights = advantage_weights(values, mask, 0.5, maximum=100.0)
         share[name] = (weights[kind == 0].sum() / weights.sum()).item()
-    assert share["global"] < 0.06
-    assert share["local"] > 0.2
+    assert share["local"] == pytest.approx(0.5, abs=0.05)
+    assert share["global"] < 0.15
 
 
 def rollout_by_hand() -> LatentRollout:

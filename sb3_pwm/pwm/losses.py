@@ -15,7 +15,10 @@ from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
 
 MIN_SPREAD = 0.1
-"""Smallest spread of a state's advantages, relative to the mean over all states"""
+"""Smallest deviation of a state's advantages, relative to the mean size of all advantages"""
+
+MAX_WEIGHT = 10.0
+"""Largest weight of an imitated action, where that of an average one is about 1"""
 
 
 class ReplayedStates(NamedTuple):
@@ -85,31 +88,33 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def spread_loss(outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
+def moments_loss(moments: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
     """
-    Squared error of the network that predicts how far a state's advantages are from zero, see :func:`local_spreads`.
+    Squared errors of the networks that predict what advantages are like in a state, see :func:`standardize`.
 
-    :param outputs: ``(M,)`` outputs of the network.
+    :param moments: ``(2, M)`` outputs of the networks.
     :param advantages: ``(M,)`` advantages of the replayed actions, without gradient.
     :param mask: ``(M,)`` one for steps that count, zero for others.
     :return: Scalar; the mean over the steps that count.
     """
-    relative = advantages.abs() / _mean_size(advantages, mask)
-    return (mask * (nn.functional.softplus(outputs) - relative) ** 2).sum() / mask.sum().clamp(min=1.0)
+    relative = advantages / _mean_size(advantages, mask)
+    mean, spread = moments[0], nn.functional.softplus(moments[1])
+    errors = (relative - mean) ** 2 + ((relative - mean.detach()).abs() - spread) ** 2
+    return (mask * errors).sum() / mask.sum().clamp(min=1.0)
 
 
-def local_spreads(outputs: th.Tensor, advantages: th.Tensor, mask: th.Tensor, minimum: float = MIN_SPREAD) -> th.Tensor:
+def standardize(moments: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
     """
-    Mean size of the advantages that each state's actions have, as a network predicts it.
+    Advantages in units of what they are like in each state: their mean there is 0, their mean absolute deviation 1.
 
-    :param outputs: ``(M,)`` outputs of the network. Their softplus is in units of the mean size in the batch, so that
-        the network need not follow the scale of the advantages.
+    :param moments: ``(2, M)`` outputs of the networks: the mean, and the mean absolute deviation before its softplus.
+        Both are in units of the mean size of the advantages in the batch, so that they need not follow their scale.
     :param advantages: ``(M,)`` advantages of the replayed actions.
     :param mask: ``(M,)`` one for steps that count, zero for others.
-    :param minimum: Smallest spread in the same units.
-    :return: ``(M,)`` spreads.
+    :return: ``(M,)`` standardized advantages.
     """
-    return nn.functional.softplus(outputs).clamp(min=minimum) * _mean_size(advantages, mask)
+    relative = advantages / _mean_size(advantages, mask)
+    return (relative - moments[0]) / nn.functional.softplus(moments[1]).clamp(min=MIN_SPREAD)
 
 
 def _mean_size(advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
@@ -118,23 +123,23 @@ def _mean_size(advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
 
 
 def advantage_weights(
-    advantages: th.Tensor, spreads: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = 100.0
+    standardized: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = MAX_WEIGHT
 ) -> th.Tensor:
     """
-    Weights of replayed actions that are to be imitated: ``exp(A / (temperature spread(s)))``.
+    Weights of replayed actions that are to be imitated: ``exp(A / temperature)``, at most a maximum.
 
-    This is advantage-weighted regression (arXiv 1910.00177), in units of what advantages are like in each state. The
+    This is advantage-weighted regression (arXiv 1910.00177) in units of what advantages are like in each state. The
     returns of a noisy behavior vary more than those of a good one, which turn out as expected. With one scale for all
-    states, the luckiest steps of the worst behaviors would outweigh all steps of the best (docs/experiments.md).
+    states, or without a maximum, the luckiest steps of the worst behaviors would outweigh all steps of the best
+    (docs/experiments.md).
 
-    :param advantages: ``(M,)`` advantages of the actions.
-    :param spreads: ``(M,)`` mean size of the advantages in each state, see :func:`local_spreads`.
+    :param standardized: ``(M,)`` advantages of the actions, see :func:`standardize`.
     :param mask: ``(M,)`` one for steps that count, zero for others.
     :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
     :param maximum: Largest weight, before the weights are scaled.
     :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
-    weights = (advantages / (temperature * spreads)).exp().clamp(max=maximum) * mask
+    weights = (standardized / temperature).exp().clamp(max=maximum) * mask
     return weights * (mask.sum().clamp(min=1.0) / weights.sum().clamp(min=1e-6))
 
 

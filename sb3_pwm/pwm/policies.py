@@ -192,16 +192,18 @@ class PWMPolicy(BasePolicy):
         self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
-        # How far advantages are from zero in a state, see losses.local_spreads()
-        self.spread = EnsembleMLP(1, config.latent_dim, self.net_arch["vf"], activation_fn)
+        # Mean and mean absolute deviation of the advantages in a state, see losses.standardize()
+        self.advantage_moments = EnsembleMLP(2, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.reward_scale = RunningScale()
         self.return_scale = RunningScale()
 
         learning_rate = lr_schedule(1)
         self.actor_optimizer = self._make_optimizer(self.actor.parameters(), learning_rate)
         self.critic_optimizer = self._make_optimizer(self.critic.parameters(), learning_rate)
-        self.spread_optimizer = self._make_optimizer(self.spread.parameters(), learning_rate)
-        # The paper's betas are for actor and critics; the world model keeps the optimizer's own.
+        # The paper's betas are for actor and critics; the others keep the optimizer's own.
+        self.moments_optimizer = self._make_optimizer(
+            self.advantage_moments.parameters(), learning_rate, paper_betas=False
+        )
         self.world_model_optimizer = self._make_optimizer(self._world_model_groups(), learning_rate, paper_betas=False)
 
     def _world_model_groups(self) -> Iterable[Any]:

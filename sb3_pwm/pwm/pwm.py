@@ -148,9 +148,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
         offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
         same with 2.5 instead of 4.
-    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the spread of
-        the advantages in each state. A small one imitates only actions after which the episode turned out better than
-        expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
+    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of what advantages
+        are like in each state. A small one imitates only actions after which the episode turned out better than after
+        others; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param ent_coef: Coefficient of the entropy bonus. ``"auto"`` or ``"auto_0.03"`` (with an initial value) learns it,
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
@@ -221,7 +221,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 1.0,
+        bc_temperature: float = 0.5,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
@@ -406,7 +406,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     self._update_world_model(batch, phase, metrics)  # equation 4
                 replayed = self._replay(batch.mask.numel()) if phase.replays else None
                 if replayed is not None and phase.bc_coef > 0.0:
-                    self._update_spread(replayed)
+                    self._update_moments(replayed)
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -450,24 +450,23 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             loss, _ = self._step(self.policy.world_model_optimizer, closure, WORLD_MODEL_CLIP, "termination")
         metrics.record(termination_loss=loss)
 
-    def _update_spread(self, replayed: ReplayedStates) -> None:
-        """Make a step of the network that predicts the spread of advantages."""
+    def _update_moments(self, replayed: ReplayedStates) -> None:
+        """Make a step of the networks that predict what advantages are like in a state."""
 
         def closure() -> Any:
             with self._autocast():
-                outputs = self.policy.spread(replayed.latents)[0]
-            loss = losses.spread_loss(outputs, replayed.advantages, replayed.mask)
-            return loss, None
+                moments = self.policy.advantage_moments(replayed.latents)
+            return losses.moments_loss(moments, replayed.advantages, replayed.mask), None
 
-        self._step(self.policy.spread_optimizer, closure, CRITIC_CLIP, "spread")
+        self._step(self.policy.moments_optimizer, closure, CRITIC_CLIP, "advantage")
 
     @th.no_grad()
     def _behavior_weights(self, replayed: ReplayedStates) -> th.Tensor:
         """:return: Weights ``(M,)`` of the replayed actions that the policy is to imitate."""
         with self._autocast():
-            outputs = self.policy.spread(replayed.latents)[0]
-        spreads = losses.local_spreads(outputs, replayed.advantages, replayed.mask)
-        return losses.advantage_weights(replayed.advantages, spreads, replayed.mask, self.bc_temperature)
+            moments = self.policy.advantage_moments(replayed.latents)
+        standardized = losses.standardize(moments, replayed.advantages, replayed.mask)
+        return losses.advantage_weights(standardized, replayed.mask, self.bc_temperature)
 
     def _update_actor(
         self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
@@ -579,7 +578,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         policy, progress = self.policy, self._current_progress_remaining
         policy.set_training_mode(True)
         self._update_learning_rate(policy.actor_optimizer)
-        for optimizer in (policy.critic_optimizer, policy.spread_optimizer):
+        for optimizer in (policy.critic_optimizer, policy.moments_optimizer):
             update_learning_rate(optimizer, self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
         for group in policy.world_model_optimizer.param_groups:
@@ -738,5 +737,5 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        optimizers = ("actor", "critic", "spread", "world_model")
+        optimizers = ("actor", "critic", "moments", "world_model")
         return [*state_dicts, *(f"policy.{name}_optimizer" for name in optimizers)], tensors
