@@ -680,7 +680,7 @@ REPLACED = dict(
 # What the updates read from the model's attribute of that name
 READ = dict(
     learning_starts=9, batch_size=5, horizon=4, td_lambda=0.5, rho=0.5, gamma=0.5, tau=0.5, gradient_steps=2,
-    n_critic_epochs=2, n_critic_minibatches=2, offline=False, bc_temperature=2.0, target_entropy=-3.0,
+    n_critic_epochs=2, n_critic_minibatches=2, offline=False, bc_temperature=2.0, keep_best=False, target_entropy=-3.0,
     precision="bfloat16", compile=False, overlap_updates=False, verbose=0, seed=3,
 )  # fmt: skip
 # Arguments that are tested elsewhere: refused, or given to load as such

@@ -466,6 +466,21 @@ class SequenceReplayBuffer(ReplayBuffer):
         """:return: Observations ``(rows, n_envs, *)`` of the stored steps, or a dictionary of such arrays."""
         return map_observations(lambda array: array[: self.size()], self.observations)
 
+    def first_observations(self, number: int, env: VecNormalize | None = None) -> Any:
+        """
+        Get the first stored observations of episodes. They are always those of the same episodes, chosen at random.
+
+        :param number: Largest number of episodes, B.
+        :param env: ``VecNormalize`` whose statistics normalize observations, if any.
+        :return: Observations ``(B, *)``, or a dictionary of such tensors, on the device of the buffer.
+        """
+        (oldest, size), table = self.sampled_rows(), self._episodes()
+        chosen = np.random.default_rng(0).permutation(len(table))[:number]
+        first, envs, _ = table.lookup(chosen, size)
+        rows = (oldest + first) % self.buffer_size
+        observations = map_observations(lambda array: array[rows, envs], self.observations)
+        return map_observations(self._from_host, self._normalize_obs(observations, env))
+
     @property
     def reward_range(self) -> tuple[float, float]:
         """Smallest and largest reward of the stored steps; zero if there are none."""

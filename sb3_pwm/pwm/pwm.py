@@ -35,6 +35,7 @@ from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
 from sb3_pwm.pwm.phase import Phase, current_phase
 from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
+from sb3_pwm.pwm.self_evaluation import N_EVALUATIONS, N_STARTS, N_STEPS, BestActor, rollout_return
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
 from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
@@ -151,6 +152,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of what advantages
         are like in each state. A small one imitates only actions after which the episode turned out better than after
         others; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
+    :param keep_best: Whether offline learning ends with the best policy, where the last one is much worse. The judge
+        is the world model: it rolls the policy out from where the episodes of the data begin, ten times while
+        :meth:`learn` runs (``train/rollout_return``).
     :param ent_coef: Coefficient of the entropy bonus. ``"auto"`` or ``"auto_0.03"`` (with an initial value) learns it,
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
@@ -222,6 +226,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         offline: bool = False,
         bc_coef: float | str = "auto",
         bc_temperature: float = 0.5,
+        keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
         action_noise: ActionNoise | None = None,
@@ -292,6 +297,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
         self.bc_temperature = bc_temperature
+        self.keep_best = keep_best
         self.precision = precision
         self.compile = compile
         self.gradient_checkpointing = gradient_checkpointing
@@ -302,6 +308,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.trains_new_termination_head = False
         self.rewards_exceed_range = False
         self.statistics_are_fixed = False  # a pretrained world model knows the observations of its tasks
+        self._first_timestep, self._best_actor = 0, BestActor()
         self._given = Given(world_model, dataset)
         if _init_setup_model:
             self._setup_model()
@@ -383,6 +390,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.new_fraction,
         )
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        self._first_timestep, self._best_actor = self.num_timesteps, BestActor()
+        return result
+
     # --- The update (PWM algorithm 1) --------------------------------------------------------------------------------
 
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
@@ -412,6 +424,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 self._n_updates += 1
         self._log_metrics(metrics)
+        if self.offline and self.keep_best:
+            self._judge_policy()
 
     def _update_world_model(self, batch: SequenceBatch, phase: Phase, metrics: Metrics) -> None:
         """Make a step on the world-model loss, unless the world model is frozen."""
@@ -449,6 +463,26 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             world_model.termination_network.requires_grad_(True)  # type: ignore[union-attr]
             loss, _ = self._step(self.policy.world_model_optimizer, closure, WORLD_MODEL_CLIP, "termination")
         metrics.record(termination_loss=loss)
+
+    def _judge_policy(self) -> None:
+        """Judge the policy now and then, and at the end go back to the best one if the last is much worse."""
+        done, total = self.num_timesteps - self._first_timestep, self._total_timesteps - self._first_timestep
+        is_last = done >= total
+        if total <= 0 or (not is_last and done % max(total // N_EVALUATIONS, 1)):
+            return
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(False)
+        with th.no_grad():
+            latents = self.policy.encode(self.replay_buffer.first_observations(N_STARTS, self._vec_normalize_env))
+        score = rollout_return(self.policy, latents, self._uses_termination)
+        self.logger.record("train/rollout_return", score)
+        self._best_actor.judge(self.policy.actor, score, self._n_updates)
+        if is_last and self._best_actor.restore(self.policy.actor, score) and self.verbose >= 1:
+            best = self._best_actor
+            print(
+                f"Kept the policy after {best.n_updates} updates: its return in {N_STEPS} steps of the world model is "
+                f"{best.score:.5g}, that of the last one {score:.5g}"
+            )
 
     def _update_moments(self, replayed: ReplayedStates) -> None:
         """Make a step of the networks that predict what advantages are like in a state."""
@@ -733,7 +767,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             warnings.warn(str(error))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_functions", "_given", "_watch"]
+        return [*super()._excluded_save_params(), "_functions", "_given", "_watch", "_best_actor"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
