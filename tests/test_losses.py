@@ -22,10 +22,8 @@ from sb3_pwm.pwm.losses import (
     imagined_return,
     imagined_targets,
     join_targets,
-    moments_loss,
     of_replayed,
     replayed_targets,
-    standardize,
     td_lambda_returns,
 )
 from sb3_pwm.pwm.networks import Actor
@@ -96,53 +94,29 @@ def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
 
 
 def test_advantage_weights_by_hand():
-    standardized, mask = th.tensor([-0.5, 0.5, 1.5, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])
-    raw = [math.exp(x / 0.8) for x in (-0.5, 0.5, 1.5)]
+    advantages, mask = th.tensor([1.0, 3.0, 2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])
+    # Mean 2 and standard deviation sqrt(2/3) of the three that count
+    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-1.0, 1.0, 0.0)]
     expected = [*(3 * value / sum(raw) for value in raw), 0.0]
-    assert advantage_weights(standardized, mask, 0.8).tolist() == pytest.approx(expected)
-    assert advantage_weights(standardized, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # A maximum bounds what one step counts
-    bounded = [*(3 * min(value, 2.0) / sum(min(v, 2.0) for v in raw) for value in raw), 0.0]
-    assert advantage_weights(standardized, mask, 0.8, maximum=2.0).tolist() == pytest.approx(bounded)
-    # None that counts, or nothing to tell apart: finite
+    assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
+    assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # Units do not matter
+    assert advantage_weights(1e3 * advantages + 7.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-3)
+    # All alike, or none that counts: finite
+    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
-    nothing = standardize(th.zeros(2, 3), th.zeros(3), th.ones(3))
-    assert advantage_weights(nothing, th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_standardized_advantages_by_hand():
-    advantages, mask = th.tensor([-1.0, 3.0, 2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])  # of mean size 2
-    outputs = th.tensor([math.log(math.e - 1.0), -50.0, math.log(math.e**3 - 1.0), 0.0])  # softplus 1, 0 and 3
-    moments = th.stack([th.tensor([0.5, 1.0, -2.0, 0.0]), outputs])
-    relative = [-0.5 - 0.5, 1.5 - 1.0, 1.0 + 2.0]
-    assert standardize(moments, advantages, mask)[:3].tolist() == pytest.approx([-1.0, 0.5 / 0.1, 3.0 / 3.0])
-    errors = [x**2 + (abs(x) - spread) ** 2 for x, spread in zip(relative, (1.0, 0.0, 3.0), strict=True)]
-    assert moments_loss(moments, advantages, mask).item() == pytest.approx(sum(errors) / 3)
-
-
-def test_a_noisy_behavior_does_not_crowd_out_a_good_one():
-    """Actions of a good behavior turn out alike, those of a wild one, in other states, do not."""
-    generator = th.Generator().manual_seed(0)
-    n, kind = 4_000, th.arange(4_000) % 2
-    advantages = 1.0 + th.randn(n, generator=generator) * th.where(kind == 0, 0.3, 2.0)
-    states, mask = nn.functional.one_hot(kind, 2).float(), th.ones(n)
-    network = nn.Linear(2, 2)
-    optimizer = th.optim.Adam(network.parameters(), lr=0.05)
-    for _ in range(400):
-        optimizer.zero_grad()
-        moments_loss(network(states).T, advantages, mask).backward()
-        optimizer.step()
-    standardized = standardize(network(states).T.detach(), advantages, mask)
-    for number in (0, 1):
-        assert standardized[kind == number].mean().item() == pytest.approx(0.0, abs=0.05)
-        assert standardized[kind == number].abs().mean().item() == pytest.approx(1.0, abs=0.05)
-    share = {}
-    centered = advantages - 1.0
-    for name, values in (("local", standardized), ("global", centered / centered.abs().mean())):
-        weights = advantage_weights(values, mask, 0.5, maximum=100.0)
-        share[name] = (weights[kind == 0].sum() / weights.sum()).item()
-    assert share["local"] == pytest.approx(0.5, abs=0.05)
-    assert share["global"] < 0.15
+def test_the_best_tenth_of_the_steps_have_one_weight():
+    advantages = th.arange(20.0)[th.randperm(20, generator=th.Generator().manual_seed(0))]
+    std = advantages.std(correction=0).item()
+    weights = advantage_weights(advantages, th.ones(20), 0.3)[advantages.argsort()]
+    assert weights[18].item() == weights[19].item()
+    assert (weights[18] / weights[17]).item() == pytest.approx(math.exp(1 / (0.3 * std)), rel=1e-4)
+    # One lucky step among many does not count for more than the others of its tenth
+    lucky = th.cat([th.zeros(50), th.ones(49), th.tensor([1e4])])
+    weights = advantage_weights(lucky, th.ones(100), 0.2)
+    assert weights[-1].item() == weights[60].item()
 
 
 def rollout_by_hand() -> LatentRollout:

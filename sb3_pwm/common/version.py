@@ -2,10 +2,10 @@
 
 __version__ = "0.2.0.dev0"
 
-FILE_FORMAT = 4
+FILE_FORMAT = 3
 """Format number of saved models, policies and replay buffers. Files of another format are not read."""
 
-_WRITERS = {1: "0.1.0", 2: "0.2.0.dev0", 3: "0.2.0.dev0"}
+_WRITERS = {1: "0.1.0", 2: "0.2.0.dev0"}
 """The last version that wrote each older format."""
 
 

@@ -5,20 +5,17 @@ All are pure functions of tensors. No loss changes a state or draws a number, so
 on the same sample.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
-from torch import nn
 
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
 
-MIN_SPREAD = 0.1
-"""Smallest deviation of a state's advantages, relative to the mean size of all advantages"""
-
-MAX_WEIGHT = 10.0
-"""Largest weight of an imitated action, where that of an average one is about 1"""
+BEST_SHARE = 0.1
+"""Share of the replayed steps that have the largest weight in the behavior term"""
 
 
 class ReplayedStates(NamedTuple):
@@ -88,59 +85,28 @@ def td_lambda_returns(
     return th.stack(targets[::-1])
 
 
-def moments_loss(moments: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
+def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float) -> th.Tensor:
     """
-    Squared errors of the networks that predict what advantages are like in a state, see :func:`standardize`.
+    Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
 
-    :param moments: ``(2, M)`` outputs of the networks.
-    :param advantages: ``(M,)`` advantages of the replayed actions, without gradient.
-    :param mask: ``(M,)`` one for steps that count, zero for others.
-    :return: Scalar; the mean over the steps that count.
-    """
-    relative = advantages / _mean_size(advantages, mask)
-    mean, spread = moments[0], nn.functional.softplus(moments[1])
-    errors = (relative - mean) ** 2 + ((relative - mean.detach()).abs() - spread) ** 2
-    return (mask * errors).sum() / mask.sum().clamp(min=1.0)
-
-
-def standardize(moments: th.Tensor, advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
-    """
-    Advantages in units of what they are like in each state: their mean there is 0, their mean absolute deviation 1.
-
-    :param moments: ``(2, M)`` outputs of the networks: the mean, and the mean absolute deviation before its softplus.
-        Both are in units of the mean size of the advantages in the batch, so that they need not follow their scale.
-    :param advantages: ``(M,)`` advantages of the replayed actions.
-    :param mask: ``(M,)`` one for steps that count, zero for others.
-    :return: ``(M,)`` standardized advantages.
-    """
-    relative = advantages / _mean_size(advantages, mask)
-    return (relative - moments[0]) / nn.functional.softplus(moments[1]).clamp(min=MIN_SPREAD)
-
-
-def _mean_size(advantages: th.Tensor, mask: th.Tensor) -> th.Tensor:
-    """:return: Mean absolute advantage of the steps that count."""
-    return ((advantages.abs() * mask).sum() / mask.sum().clamp(min=1.0)).clamp(min=1e-6)
-
-
-def advantage_weights(
-    standardized: th.Tensor, mask: th.Tensor, temperature: float, maximum: float = MAX_WEIGHT
-) -> th.Tensor:
-    """
-    Weights of replayed actions that are to be imitated: ``exp(A / temperature)``, at most a maximum.
-
-    This is advantage-weighted regression (arXiv 1910.00177) in units of what advantages are like in each state. The
-    returns of a noisy behavior vary more than those of a good one, which turn out as expected. With one scale for all
-    states, or without a maximum, the luckiest steps of the worst behaviors would outweigh all steps of the best
+    This is advantage-weighted regression (arXiv 1910.00177). Advantages are divided by their standard deviation, so
+    that the scale of the rewards does not matter. The best tenth of the steps have one weight, since returns of noisy
+    behaviors vary: their luckiest steps would outweigh all steps of a good behavior, which turn out as expected
     (docs/experiments.md).
 
-    :param standardized: ``(M,)`` advantages of the actions, see :func:`standardize`.
+    :param advantages: ``(M,)`` advantages of the actions.
     :param mask: ``(M,)`` one for steps that count, zero for others.
     :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
-    :param maximum: Largest weight, before the weights are scaled.
     :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
-    weights = (standardized / temperature).exp().clamp(max=maximum) * mask
-    return weights * (mask.sum().clamp(min=1.0) / weights.sum().clamp(min=1e-6))
+    count = mask.sum().clamp(min=1.0)
+    mean = (advantages * mask).sum() / count
+    std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
+    # The lowest of the best tenth. Steps that do not count are last.
+    ranked = advantages.masked_fill(mask == 0.0, -math.inf).sort(descending=True).values
+    best = ranked.gather(0, (BEST_SHARE * count).ceil().long().sub(1).clamp(min=0).unsqueeze(0))
+    weights = (((th.minimum(advantages, best) - best) / (temperature * std)).exp() * mask).nan_to_num()
+    return weights * (count / weights.sum().clamp(min=1e-6))
 
 
 def critic_loss(

@@ -86,7 +86,7 @@ class PWMPolicy(BasePolicy):
         images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
     :param optimizer_class: Optimizer of actor, critics and world model.
-    :param optimizer_kwargs: Keyword arguments of all optimizers. By default Adam and AdamW have the paper's betas
+    :param optimizer_kwargs: Keyword arguments of all three optimizers. By default Adam and AdamW have the paper's betas
         (0.7, 0.95) for actor and critics.
     :raises ValueError: If an argument is not valid, or the extractor does not fit the observations; the message names
         it.
@@ -192,18 +192,13 @@ class PWMPolicy(BasePolicy):
         self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
-        # Mean and mean absolute deviation of the advantages in a state, see losses.standardize()
-        self.advantage_moments = EnsembleMLP(2, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.reward_scale = RunningScale()
         self.return_scale = RunningScale()
 
         learning_rate = lr_schedule(1)
         self.actor_optimizer = self._make_optimizer(self.actor.parameters(), learning_rate)
         self.critic_optimizer = self._make_optimizer(self.critic.parameters(), learning_rate)
-        # The paper's betas are for actor and critics; the others keep the optimizer's own.
-        self.moments_optimizer = self._make_optimizer(
-            self.advantage_moments.parameters(), learning_rate, paper_betas=False
-        )
+        # The paper's betas are for actor and critics; the world model keeps the optimizer's own.
         self.world_model_optimizer = self._make_optimizer(self._world_model_groups(), learning_rate, paper_betas=False)
 
     def _world_model_groups(self) -> Iterable[Any]:

@@ -149,9 +149,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
         offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
         same with 2.5 instead of 4.
-    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of what advantages
-        are like in each state. A small one imitates only actions after which the episode turned out better than after
-        others; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
+    :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the standard
+        deviation of the advantages. A small one imitates only actions after which the episode turned out better than
+        the critics expected; ``float("inf")`` imitates all alike. See
+        :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param keep_best: Whether offline learning ends with the best policy, where the last one is much worse. The judge
         is the world model: it rolls the policy out from where the episodes of the data begin, ten times while
         :meth:`learn` runs (``train/rollout_return``).
@@ -225,7 +226,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 0.5,
+        bc_temperature: float = 0.2,
         keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
@@ -417,8 +418,6 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     batch = self._sample(batch_size, self.horizon, trained=phase.trains_world_model)
                     self._update_world_model(batch, phase, metrics)  # equation 4
                 replayed = self._replay(batch.mask.numel()) if phase.replays else None
-                if replayed is not None and phase.bc_coef > 0.0:
-                    self._update_moments(replayed)
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -484,24 +483,6 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 f"{best.score:.5g}, that of the last one {score:.5g}"
             )
 
-    def _update_moments(self, replayed: ReplayedStates) -> None:
-        """Make a step of the networks that predict what advantages are like in a state."""
-
-        def closure() -> Any:
-            with self._autocast():
-                moments = self.policy.advantage_moments(replayed.latents)
-            return losses.moments_loss(moments, replayed.advantages, replayed.mask), None
-
-        self._step(self.policy.moments_optimizer, closure, CRITIC_CLIP, "advantage")
-
-    @th.no_grad()
-    def _behavior_weights(self, replayed: ReplayedStates) -> th.Tensor:
-        """:return: Weights ``(M,)`` of the replayed actions that the policy is to imitate."""
-        with self._autocast():
-            moments = self.policy.advantage_moments(replayed.latents)
-        standardized = losses.standardize(moments, replayed.advantages, replayed.mask)
-        return losses.advantage_weights(standardized, replayed.mask, self.bc_temperature)
-
     def _update_actor(
         self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
     ) -> Imagined:
@@ -511,7 +492,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
         imitated = replayed if phase.bc_coef > 0.0 else None
-        weights = None if imitated is None else self._behavior_weights(imitated)
+        weights = None
+        if imitated is not None:
+            weights = losses.advantage_weights(imitated.advantages, imitated.mask, self.bc_temperature)
         # Statistics of earlier updates: the loss must be the same function at each evaluation.
         reward_scale, return_scale, ent_coef = policy.reward_scale.value, policy.return_scale.value, self._ent_coef()
 
@@ -612,8 +595,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         policy, progress = self.policy, self._current_progress_remaining
         policy.set_training_mode(True)
         self._update_learning_rate(policy.actor_optimizer)
-        for optimizer in (policy.critic_optimizer, policy.moments_optimizer):
-            update_learning_rate(optimizer, self.critic_lr_schedule(progress))
+        update_learning_rate(policy.critic_optimizer, self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
         for group in policy.world_model_optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
@@ -771,5 +753,5 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        optimizers = ("actor", "critic", "moments", "world_model")
+        optimizers = ("actor", "critic", "world_model")
         return [*state_dicts, *(f"policy.{name}_optimizer" for name in optimizers)], tensors
