@@ -14,8 +14,8 @@ import torch as th
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
 
-BEST_SHARE = 0.1
-"""Share of the replayed steps that have the largest weight in the behavior term"""
+BEST_SHARE = 0.2
+"""Smallest share of the replayed steps that have the largest weight in the behavior term"""
 
 
 class ReplayedStates(NamedTuple):
@@ -87,25 +87,28 @@ def td_lambda_returns(
 
 def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float) -> th.Tensor:
     """
-    Weights of replayed actions that are to be imitated: ``exp(A / (temperature std(A)))``.
+    Weights of replayed actions that are to be imitated: ``exp(min(A - A0, 0) / (temperature std(A)))``.
 
-    This is advantage-weighted regression (arXiv 1910.00177). Advantages are divided by their standard deviation, so
-    that the scale of the rewards does not matter. The best tenth of the steps have one weight, since returns of noisy
-    behaviors vary: their luckiest steps would outweigh all steps of a good behavior, which turn out as expected
-    (docs/experiments.md).
+    Actions that turned out better than expected have one weight (as the indicator of CRR, arXiv 2006.15134), others the
+    less the worse they were (as in advantage-weighted regression, arXiv 1910.00177). Without the bound, the luckiest
+    steps of noisy behaviors would outweigh all steps of a good behavior, which turn out as expected. What is expected,
+    A0, is zero; or less, if fewer than a fifth of the steps are better, since an upper expectile with bootstraps can be
+    above all that ever followed (docs/experiments.md).
 
     :param advantages: ``(M,)`` advantages of the actions.
     :param mask: ``(M,)`` one for steps that count, zero for others.
-    :param temperature: Temperature. A small one imitates only the best actions, an infinite one all actions alike.
+    :param temperature: Temperature, in units of the standard deviation of the advantages. A small one imitates only the
+        better actions, an infinite one all actions alike.
     :return: ``(M,)`` weights, zero where the mask is zero. Their mean over the steps that count is one.
     """
     count = mask.sum().clamp(min=1.0)
     mean = (advantages * mask).sum() / count
     std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
-    # The lowest of the best tenth. Steps that do not count are last.
+    # The lowest of the best fifth. Steps that do not count are last.
     ranked = advantages.masked_fill(mask == 0.0, -math.inf).sort(descending=True).values
-    best = ranked.gather(0, (BEST_SHARE * count).ceil().long().sub(1).clamp(min=0).unsqueeze(0))
-    weights = (((th.minimum(advantages, best) - best) / (temperature * std)).exp() * mask).nan_to_num()
+    last = (BEST_SHARE * count).ceil().long().sub(1).clamp(min=0)
+    expected = ranked.gather(0, last.unsqueeze(0)).clamp(max=0.0)
+    weights = (((advantages - expected).clamp(max=0.0) / (temperature * std)).exp() * mask).nan_to_num()
     return weights * (count / weights.sum().clamp(min=1e-6))
 
 

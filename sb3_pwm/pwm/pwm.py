@@ -151,8 +151,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         same with 2.5 instead of 4.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the standard
         deviation of the advantages. A small one imitates only actions after which the episode turned out better than
-        the critics expected; ``float("inf")`` imitates all alike. See
-        :func:`~sb3_pwm.pwm.losses.advantage_weights`.
+        the critics expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param keep_best: Whether offline learning ends with the best policy, where the last one is much worse. The judge
         is the world model: it rolls the policy out from where the episodes of the data begin, ten times while
         :meth:`learn` runs (``train/rollout_return``).
@@ -226,7 +225,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 0.2,
+        bc_temperature: float = 0.1,
         keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
