@@ -85,8 +85,7 @@ def to_device(batch: SequenceBatch, rows: th.Tensor | None, device: th.device) -
     :return: The batch on the device, with the task indices of the world model.
     """
     task = None if rows is None else rows[batch.task].to(device, non_blocking=True)
-    parts = {name: value.to(device, non_blocking=True) for name, value in batch._asdict().items() if name != "task"}
-    return SequenceBatch(**parts, task=task)
+    return _make_batch([part.to(device, non_blocking=True) for part in batch[:5]], task)
 
 
 def task_rows(world_model: WorldModel, dataset: OfflineDataset) -> th.Tensor | None:
@@ -124,5 +123,10 @@ def columns_of(batch: SequenceBatch, columns: slice) -> SequenceBatch:
     :return: Batch of these sequences.
     """
     task = None if batch.task is None else batch.task[columns]
-    parts = {name: value[:, columns] for name, value in batch._asdict().items() if name != "task"}
-    return SequenceBatch(**parts, task=task)
+    return _make_batch([part[:, columns] for part in batch[:5]], task)
+
+
+def _make_batch(tensors: list[th.Tensor], task: th.Tensor | None) -> SequenceBatch:
+    """:return: Batch of observations, actions, rewards, terminations and mask, in this order."""
+    observations, actions, rewards, terminations, mask = tensors
+    return SequenceBatch(observations, actions, rewards, terminations, mask, task)
