@@ -94,23 +94,31 @@ def test_the_value_that_minimizes_the_critic_loss_is_the_expectile():
 
 
 def test_advantage_weights_by_hand():
-    # Mean -2 and standard deviation sqrt(2/3) of the three that count
-    advantages, mask = th.tensor([-3.0, -1.0, -2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])
-    raw = [math.exp(x / (0.5 * math.sqrt(2 / 3))) for x in (-3.0, -1.0, -2.0)]
-    expected = [*(3 * value / sum(raw) for value in raw), 0.0]
+    advantages, mask = th.tensor([-1.0, 3.0, 2.0, 500.0]), th.tensor([1.0, 1.0, 1.0, 0.0])
+    # Mean 4/3 of the three that count, and variance (49 + 25 + 4) / 27
+    low = math.exp(-1.0 / (0.5 * math.sqrt(26 / 9)))
+    expected = [*(3 * value / (low + 2) for value in (low, 1.0, 1.0)), 0.0]
     assert advantage_weights(advantages, mask, 0.5).tolist() == pytest.approx(expected)
     assert advantage_weights(1e3 * advantages, mask, 0.5).tolist() == pytest.approx(expected)  # units do not matter
-    assert advantage_weights(advantages - 1e4, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-2)
     assert advantage_weights(advantages, mask, math.inf).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
-    # From half a standard deviation on, they are all the same
-    raw = [math.exp(x / 0.5) for x in (-1 / math.sqrt(2 / 3), 0.5, 0.0)]
-    expected = [*(3 * value / sum(raw) for value in raw), 0.0]
-    assert advantage_weights(advantages + 2.0, mask, 0.5).tolist() == pytest.approx(expected)
-    assert advantage_weights(advantages + 9.0, mask, 0.5).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # All worse than expected: the best of the three is what the others are measured by
+    low, middle = (math.exp(-x / (0.5 * math.sqrt(26 / 9))) for x in (4.0, 1.0))
+    expected = [*(3 * value / (low + middle + 1) for value in (low, 1.0, middle)), 0.0]
+    assert advantage_weights(advantages - 10.0, mask, 0.5).tolist() == pytest.approx(expected, rel=1e-5)
     # All alike, or none that counts: finite
-    for number in (-1.0, 0.0, 1.0):
-        assert advantage_weights(th.full((3,), number), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert advantage_weights(th.ones(3), th.ones(3), 1.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert advantage_weights(th.ones(3), th.zeros(3), 1.0).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_at_least_a_fifth_of_the_steps_have_the_largest_weight():
+    advantages = th.arange(20.0)[th.randperm(20, generator=th.Generator().manual_seed(0))]
+    for offset, number in ((-100.0, 4), (-18.5, 4), (-9.5, 10), (5.0, 20)):
+        weights = advantage_weights(advantages + offset, th.ones(20), 0.1)
+        assert (weights == weights.max()).sum() == number
+    # One lucky step among many does not count for more than the others
+    lucky = th.cat([th.zeros(50), th.ones(49), th.tensor([1e4])]) - 0.5
+    weights = advantage_weights(lucky, th.ones(100), 0.2)
+    assert weights[-1].item() == weights[60].item()
 
 
 def rollout_by_hand() -> LatentRollout:

@@ -14,8 +14,8 @@ import torch as th
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
 
-MAX_ADVANTAGE = 0.5
-"""Standard deviations from which on a better outcome makes no larger weight in the behavior term"""
+BEST_SHARE = 0.2
+"""Smallest share of the replayed steps that have the largest weight in the behavior term"""
 
 
 class ReplayedStates(NamedTuple):
@@ -87,11 +87,13 @@ def td_lambda_returns(
 
 def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float) -> th.Tensor:
     """
-    Weights of replayed actions that are to be imitated: ``exp(min(A / std(A), 1/2) / temperature)``.
+    Weights of replayed actions that are to be imitated: ``exp(min(A - A0, 0) / (temperature std(A)))``.
 
-    This is advantage-weighted regression (arXiv 1910.00177), with a bound: the luckiest steps of noisy behaviors would
-    outweigh all steps of a good behavior, which turn out as expected. With a bound at zero, a state in which bad
-    behaviors are many and good ones few would keep the bad ones (docs/experiments.md).
+    Actions that turned out better than expected have one weight (as the indicator of CRR, arXiv 2006.15134), others the
+    less the worse they were (as in advantage-weighted regression, arXiv 1910.00177). Without the bound, the luckiest
+    steps of noisy behaviors would outweigh all steps of a good behavior, which turn out as expected. What is expected,
+    A0, is zero; or less, if fewer than a fifth of the steps are better, since an upper expectile with bootstraps can be
+    above all that ever followed (docs/experiments.md).
 
     :param advantages: ``(M,)`` advantages of the actions.
     :param mask: ``(M,)`` one for steps that count, zero for others.
@@ -102,9 +104,11 @@ def advantage_weights(advantages: th.Tensor, mask: th.Tensor, temperature: float
     count = mask.sum().clamp(min=1.0)
     mean = (advantages * mask).sum() / count
     std = (((advantages - mean) ** 2 * mask).sum() / count).sqrt().clamp(min=1e-6)
-    # Relative to the largest, so that the exponential stays in range however negative all are
-    bounded = (advantages / std).clamp(max=MAX_ADVANTAGE).masked_fill(mask == 0.0, -math.inf)
-    weights = ((bounded - bounded.max()) / temperature).exp().masked_fill(mask == 0.0, 0.0)
+    # The lowest of the best fifth. Steps that do not count are last.
+    ranked = advantages.masked_fill(mask == 0.0, -math.inf).sort(descending=True).values
+    last = (BEST_SHARE * count).ceil().long().sub(1).clamp(min=0)
+    expected = ranked.gather(0, last.unsqueeze(0)).clamp(max=0.0)
+    weights = (((advantages - expected).clamp(max=0.0) / (temperature * std)).exp() * mask).nan_to_num()
     return weights * (count / weights.sum().clamp(min=1e-6))
 
 

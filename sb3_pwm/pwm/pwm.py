@@ -225,7 +225,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
-        bc_temperature: float = 0.3,
+        bc_temperature: float = 0.1,
         keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",

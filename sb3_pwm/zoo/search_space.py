@@ -69,7 +69,7 @@ def sample_pwm_params(
         "replay_critic_coef": trial.suggest_categorical("replay_critic_coef", [0.0, 0.3, 1.0]),
         # The behavior term, which online learning does not have: see "auto" in convert_pwm_params.
         "bc_coef": trial.suggest_float("bc_coef", 0.1, 10.0, log=True),
-        "bc_temperature": trial.suggest_float("bc_temperature", 0.1, 1.0, log=True),
+        "bc_temperature": trial.suggest_float("bc_temperature", 0.03, 1.0, log=True),
         "replay_critic_expectile": trial.suggest_float("replay_critic_expectile", 0.5, 0.9),
         "train_freq": trial.suggest_int("train_freq", 1, 4),
         "tau": trial.suggest_float("tau", 0.005, 0.1, log=True),
