@@ -54,7 +54,8 @@ def test_the_last_actor_is_kept_if_it_is_about_as_good(scores, kept):
 
 
 @pytest.fixture
-def model():
+def model(monkeypatch):
+    monkeypatch.setattr(pwm_module, "MIN_UPDATES", 1)
     data = OfflineDataset.from_episodes(episodes("pendulum-v1", "Pendulum-v1", 3))
     th.manual_seed(0)
     world_model = WorldModel(WorldModelConfig(3, 1, latent_dim=16, encoder_dim=16, mlp_dim=16))
@@ -89,9 +90,12 @@ def test_offline_learning_goes_back_to_the_best_policy(model, monkeypatch, capsy
     assert "Kept" not in capsys.readouterr().out
 
 
-def test_the_policy_is_judged_by_the_world_model(model):
+def test_the_policy_is_judged_by_the_world_model(model, monkeypatch):
     model.learn(20)
     assert np.isfinite(model.logger.name_to_value["train/rollout_return"])
+    monkeypatch.setattr(pwm_module, "MIN_UPDATES", 3)
+    model.learn(2)  # too short
+    assert "train/rollout_return" not in model.logger.name_to_value
     model.keep_best = False
     before = {name: value.clone() for name, value in model.actor.state_dict().items()}
     model.learn(2)

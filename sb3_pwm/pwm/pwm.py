@@ -35,7 +35,7 @@ from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
 from sb3_pwm.pwm.phase import Phase, current_phase
 from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
-from sb3_pwm.pwm.self_evaluation import N_EVALUATIONS, N_STARTS, N_STEPS, BestActor, rollout_return
+from sb3_pwm.pwm.self_evaluation import MIN_UPDATES, N_EVALUATIONS, N_STARTS, N_STEPS, BestActor, rollout_return
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
 from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
@@ -154,7 +154,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         the critics expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param keep_best: Whether offline learning ends with the best policy, where the last one is much worse. The judge
         is the world model: it rolls the policy out from where the episodes of the data begin, ten times while
-        :meth:`learn` runs (``train/rollout_return``).
+        :meth:`learn` makes 500 updates or more (``train/rollout_return``).
     :param ent_coef: Coefficient of the entropy bonus. ``"auto"`` or ``"auto_0.03"`` (with an initial value) learns it,
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
@@ -466,7 +466,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         """Judge the policy now and then, and at the end go back to the best one if the last is much worse."""
         done, total = self.num_timesteps - self._first_timestep, self._total_timesteps - self._first_timestep
         is_last = done >= total
-        if total <= 0 or (not is_last and done % max(total // N_EVALUATIONS, 1)):
+        if total < MIN_UPDATES or (not is_last and done % max(total // N_EVALUATIONS, 1)):
             return
         assert self.replay_buffer is not None
         self.policy.set_training_mode(False)
