@@ -559,6 +559,7 @@ def test_observations_that_are_no_numbers():
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="observation that is NaN or infinite"):
             model.predict(np.array([0.0, bad, 0.0], np.float32))
+    model.world_model.count_observations(th.randn(10, 3))
     assert np.isfinite(model.predict(np.full(3, 1e38, np.float32))[0]).all()  # normalized observations are clipped
     raw = PWM("MlpPolicy", RandomEnv(), world_model=dict(normalize_observations=False, latent_dim=16), device="cpu")
     with pytest.raises(ValueError, match="observation is far too large"):
