@@ -42,7 +42,7 @@ def test_rollout_return_by_hand():
 
 @pytest.mark.parametrize(
     ("scores", "kept"),
-    [((1.0, 10.0, 9.5), 2), ((1.0, 10.0, 8.5), 1), ((-20.0, -10.0, -10.9), 2), ((-20.0, -10.0, -12.0), 1)],
+    [((1.0, 10.0, 8.0), 2), ((1.0, 10.0, 7.0), 1), ((-20.0, -10.0, -12.0), 2), ((-20.0, -10.0, -13.0), 1)],
 )
 def test_the_last_actor_is_kept_if_it_is_about_as_good(scores, kept):
     best, actor = BestActor(), th.nn.Linear(1, 1)

@@ -22,7 +22,7 @@ N_EVALUATIONS = 10
 MIN_UPDATES = 500
 """Smallest number of updates of a run in which the policy is judged. In a shorter one, that would take longer."""
 
-TOLERANCE = 0.1
+TOLERANCE = 0.25
 """How much worse than the best, relative to it, the last policy may be judged and still be kept. Rollouts tell a policy
 that fails from one that does not, and say little about two good ones (docs/experiments.md)."""
 
