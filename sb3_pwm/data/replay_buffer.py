@@ -406,12 +406,10 @@ class SequenceReplayBuffer(ReplayBuffer):
         other.n_envs, other.buffer_size = n_envs, max(self.buffer_size * self.n_envs // n_envs, 1)
         other.pos, other.full, other.allocated, other._last_observations = 0, False, False, {}
         other._rows, other._episode_table, other._outcome_table = None, None, None
-        oldest, n_rows = self.sampled_rows()
+        n_rows = self.sampled_rows()[1]
         if n_rows == 0:
             return other
-        rows, envs = np.broadcast_arrays(
-            (oldest + np.arange(n_rows)) % self.buffer_size, np.arange(self.n_envs)[:, None]
-        )
+        rows, envs = np.broadcast_arrays(self._rows_in_order(), np.arange(self.n_envs)[:, None])
 
         def in_a_row(array: np.ndarray) -> np.ndarray:  # (n_envs, n_rows, *) to (n_envs * n_rows, *)
             return array.reshape(-1, *array.shape[2:])
@@ -461,6 +459,11 @@ class SequenceReplayBuffer(ReplayBuffer):
             return self.pos, self.buffer_size
         # The next observation of the newest step has overwritten the observation of the oldest step.
         return self.pos + 1, self.buffer_size - 1
+
+    def _rows_in_order(self) -> np.ndarray:
+        """:return: Rows that can be sampled, the oldest one first."""
+        oldest, size = self.sampled_rows()
+        return (oldest + np.arange(size)) % self.buffer_size
 
     def stored_observations(self) -> Any:
         """:return: Observations ``(rows, n_envs, *)`` of the stored steps, or a dictionary of such arrays."""
@@ -550,8 +553,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         """:return: What followed the steps in these rows ``(H, B)``."""
         table = self._outcome_table
         if table is None or table.n_unknown >= OUTCOMES_EVERY or table.gamma != gamma:
-            oldest, size = self.sampled_rows()
-            order = (oldest + np.arange(size)) % self.buffer_size
+            order = self._rows_in_order()
             terminations = self.dones[order] * (1.0 - self.timeouts[order])
             table = OutcomeTable(order, self._episodes(), self.rewards[order], terminations, gamma)
             self._outcome_table = table
@@ -589,8 +591,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _episodes(self) -> EpisodeTable:
         """:return: The stored episodes. The table is made once, and kept up to date by :meth:`add`."""
         if self._episode_table is None:
-            oldest, size = self.sampled_rows()
-            self._episode_table = EpisodeTable(self.dones[(oldest + np.arange(size)) % self.buffer_size])
+            self._episode_table = EpisodeTable(self.dones[self._rows_in_order()])
         return self._episode_table
 
     @property

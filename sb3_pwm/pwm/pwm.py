@@ -308,7 +308,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.trains_new_termination_head = False
         self.rewards_exceed_range = False
         self.statistics_are_fixed = False  # a pretrained world model knows the observations of its tasks
-        self._first_timestep, self._best_actor = 0, BestActor()
+        self._best_actor = BestActor()
         self._given = Given(world_model, dataset)
         if _init_setup_model:
             self._setup_model()
@@ -392,7 +392,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
-        self._first_timestep, self._best_actor = self.num_timesteps, BestActor()
+        self._best_actor = BestActor()
         return result
 
     # --- The update (PWM algorithm 1) --------------------------------------------------------------------------------
@@ -464,7 +464,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _judge_policy(self) -> None:
         """Judge the policy now and then, and at the end go back to the best one if the last is much worse."""
-        done, total = self.num_timesteps - self._first_timestep, self._total_timesteps - self._first_timestep
+        start = self._num_timesteps_at_start
+        done, total = self.num_timesteps - start, self._total_timesteps - start
         is_last = done >= total
         if total < MIN_UPDATES or (not is_last and done % max(total // N_EVALUATIONS, 1)):
             return
@@ -490,10 +491,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
-        imitated = replayed if phase.bc_coef > 0.0 else None
         weights = None
-        if imitated is not None:
-            weights = losses.advantage_weights(imitated.advantages, imitated.mask, self.bc_temperature)
+        if replayed is not None and phase.bc_coef > 0.0:
+            weights = losses.advantage_weights(replayed.advantages, replayed.mask, self.bc_temperature)
         # Statistics of earlier updates: the loss must be the same function at each evaluation.
         reward_scale, return_scale, ent_coef = policy.reward_scale.value, policy.return_scale.value, self._ent_coef()
 
@@ -503,10 +503,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     policy.world_model, policy.actor, start, noise, batch.task, termination
                 )
                 final_values = self._functions.critic_target(rollout.latents[-1]).amin(0)  # (B,)
-                means = None if imitated is None else policy.actor(imitated.latents)[0]
             loss = losses.actor_loss(rollout, final_values, reward_scale, return_scale, ent_coef, self.gamma)
-            if imitated is not None and means is not None and weights is not None:
-                distance = losses.behavior_loss(means, imitated.actions, weights)
+            if replayed is not None and weights is not None:
+                with self._autocast():
+                    means = policy.actor(replayed.latents)[0]
+                distance = losses.behavior_loss(means, replayed.actions, weights)
                 loss = loss._replace(total=loss.total + phase.bc_coef * distance, behavior=distance)
             return loss.total, (loss, Imagined(rollout, final_values))
 
@@ -752,5 +753,5 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        optimizers = ("actor", "critic", "world_model")
-        return [*state_dicts, *(f"policy.{name}_optimizer" for name in optimizers)], tensors
+        optimizers = ("policy.actor_optimizer", "policy.critic_optimizer", "policy.world_model_optimizer")
+        return [*state_dicts, *optimizers], tensors

@@ -39,8 +39,7 @@ def rollout_return(policy: PWMPolicy, latents: th.Tensor, termination: bool, n_s
     :return: Mean over the rollouts of the sum of the rewards, in the world model's units, each by the probability of
         getting there.
     """
-    world_model = policy.world_model
-    task = None if policy.task_index is None else th.full((len(latents),), policy.task_index, device=latents.device)
+    world_model, task = policy.world_model, policy.task_index
     returns, alive = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
     for _ in range(n_steps):
         actions = th.tanh(policy.actor(latents)[0])
