@@ -10,6 +10,17 @@ import torch as th
 from numpy.typing import NDArray
 
 
+def tells_nothing(reward: float | None, terminates: bool) -> bool:
+    """
+    Whether there is nothing for a policy to learn from rewards.
+
+    :param reward: The reward of every step, if all steps have the same one; else None.
+    :param terminates: Whether an episode terminates, so that a policy can earn more or less by ending episodes.
+    :return: Whether no policy earns more than another.
+    """
+    return reward is not None and (reward == 0.0 or not terminates)
+
+
 class Outcome(NamedTuple):
     """What followed the steps of B sequences until the ends of their episodes, see :class:`SequenceSampling`."""
 

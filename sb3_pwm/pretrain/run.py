@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.memory import explain_out_of_memory
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.data.types import TaskData
+from sb3_pwm.data.types import TaskData, tells_nothing
 from sb3_pwm.pretrain.batches import batches, task_rows
 from sb3_pwm.pretrain.checkpoint import RunPaths, RunState, load_checkpoint, save_checkpoint
 from sb3_pwm.pretrain.config import PretrainConfig
@@ -150,7 +150,7 @@ def _check_batch_size(config: PretrainConfig, context: DistributedContext) -> No
 
 def _warn_of_poor_data(dataset: OfflineDataset, horizon: int) -> None:
     """Warn of tasks that no policy can be learned for, and of tasks whose episodes are all too short."""
-    same_rewards = [task for task in dataset.data if _rewards_do_not_tell(task)]
+    same_rewards = [task for task in dataset.data if tells_nothing(task.constant_reward, bool(task.terminated.any()))]
     if same_rewards:
         rewards = ", ".join(sorted({f"{task.constant_reward:g}" for task in same_rewards}))
         warnings.warn(
@@ -164,12 +164,6 @@ def _warn_of_poor_data(dataset: OfflineDataset, horizon: int) -> None:
             f"The episodes of {_names(short)} last at most {longest} of the {horizon} steps of horizon: the world "
             f"model does not learn to predict more of them. Give longer episodes, or lower horizon to {longest}."
         )
-
-
-def _rewards_do_not_tell(task: TaskData) -> bool:
-    """:return: Whether all rewards are the same, and a policy cannot even earn more or less by ending episodes."""
-    reward = task.constant_reward
-    return reward is not None and (reward == 0.0 or not task.terminated.any())
 
 
 def _names(tasks: list[TaskData], listed: int = 5) -> str:

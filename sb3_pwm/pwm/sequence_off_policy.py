@@ -13,6 +13,7 @@ from sb3_pwm.common.normalization import FEW_RESETS, fit_observations, n_observa
 from sb3_pwm.common.off_policy_algorithm import RobustOffPolicyAlgorithm
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
+from sb3_pwm.data.types import tells_nothing
 from sb3_pwm.pwm.arguments import choose_task
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="SequenceOffPolicyAlgorithm")
@@ -133,7 +134,7 @@ class SequenceOffPolicyAlgorithm(RobustOffPolicyAlgorithm):
         if buffer is None or buffer.size() == 0:
             return False
         low, high = buffer.reward_range
-        return low == high and (low == 0.0 or not buffer.has_terminations)
+        return tells_nothing(low if low == high else None, buffer.has_terminations)
 
     @property
     def _trained_steps(self) -> int:
