@@ -216,8 +216,22 @@ def test_each_kind_of_state_counts_by_its_coefficient():
 
 def test_behavior_loss_by_hand():
     means, actions = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]])), th.tensor([[0.5, 0.0], [-0.5, 1.0]])
-    expected = (0.5 * 0.3**2 + 1.5 * (0.5**2 + 0.5**2)) / 2
+    expected = (0.5 * 0.3 + 1.5 * (0.5 + 0.5)) / 2
     assert behavior_loss(means, actions, th.tensor([0.5, 1.5])).item() == pytest.approx(expected)
+
+
+def test_behavior_loss_finds_an_action_behind_clipped_noise():
+    """A behavior whose action is 0.9 and whose noise is clipped at 1 has a mean action of about 0.71."""
+    th.manual_seed(0)
+    actions = (0.9 + 0.5 * th.randn(20_001, 1)).clamp(-1.0, 1.0)
+    assert actions.mean() < 0.75
+    mean = th.zeros(1, 1, requires_grad=True)
+    optimizer = th.optim.Adam([mean], lr=0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        behavior_loss(mean.expand_as(actions), actions, th.ones(len(actions))).backward()
+        optimizer.step()
+    assert th.tanh(mean).item() == pytest.approx(0.9, abs=0.02)
 
 
 def test_entropy_coefficient_moves_towards_the_target():

@@ -174,14 +174,18 @@ def actor_loss(
 
 def behavior_loss(means: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    Squared distance between the policy's mean actions and the replayed ones.
+    Absolute distance between the policy's mean actions and the replayed ones.
+
+    The action that minimizes it is the median of the replayed ones. Noise that was clipped at the bounds of the actions
+    pulls the mean of a behavior's actions to the middle, and leaves the median where it was; and the actions of a few
+    other behaviors move the median little (docs/experiments.md).
 
     :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
     :param actions: ``(M, A)`` replayed actions.
     :param weights: ``(M,)`` weights of the replayed actions, see :func:`advantage_weights`.
-    :return: Scalar.
+    :return: Scalar; the sum over the dimensions of the actions, the weighted mean over the states.
     """
-    return (weights * ((th.tanh(means) - actions) ** 2).sum(-1)).mean()
+    return (weights * (th.tanh(means) - actions).abs().sum(-1)).mean()
 
 
 def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
