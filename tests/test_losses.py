@@ -216,22 +216,37 @@ def test_each_kind_of_state_counts_by_its_coefficient():
 
 def test_behavior_loss_by_hand():
     means, actions = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]])), th.tensor([[0.5, 0.0], [-0.5, 1.0]])
-    expected = (0.5 * 0.3 + 1.5 * (0.5 + 0.5)) / 2
+    expected = (0.5 * (0.3 + 0.3**2) + 1.5 * 2 * (0.5 + 0.5**2)) / 2
     assert behavior_loss(means, actions, th.tensor([0.5, 1.5])).item() == pytest.approx(expected)
 
 
-def test_behavior_loss_finds_an_action_behind_clipped_noise():
-    """A behavior whose action is 0.9 and whose noise is clipped at 1 has a mean action of about 0.71."""
+def best_action(actions: th.Tensor) -> float:
+    """The action that minimizes the behavior loss."""
+    candidates = th.linspace(-0.99, 0.99, 199)
+    losses = [behavior_loss(th.atanh(a).expand_as(actions), actions, th.ones(len(actions))) for a in candidates]
+    return candidates[int(th.stack(losses).argmin())].item()
+
+
+def test_behavior_loss_sees_an_action_behind_clipped_noise():
+    """A behavior's action is 0.9, its noise is clipped at 1, and a tenth of the actions are of another behavior."""
     th.manual_seed(0)
-    actions = (0.9 + 0.5 * th.randn(20_001, 1)).clamp(-1.0, 1.0)
-    assert actions.mean() < 0.75
-    mean = th.zeros(1, 1, requires_grad=True)
-    optimizer = th.optim.Adam([mean], lr=0.02)
-    for _ in range(400):
-        optimizer.zero_grad()
-        behavior_loss(mean.expand_as(actions), actions, th.ones(len(actions))).backward()
-        optimizer.step()
-    assert th.tanh(mean).item() == pytest.approx(0.9, abs=0.02)
+    actions = (0.9 + 0.3 * th.randn(20_000, 1)).clamp(-1.0, 1.0)
+    actions[::10] = -1.0
+    best, mean = best_action(actions), actions.mean().item()
+    assert mean + 0.1 < best < actions.median()
+    # Where the gradient is zero, the sides balance: P(a < best) - P(a > best) + 2 (best - mean) = 0.
+    shares = (actions < best).float().mean() - (actions > best).float().mean()
+    assert shares.item() == pytest.approx(2.0 * (mean - best), abs=0.03)
+    assert best_action(th.tensor([[0.2], [0.3], [0.4]])) == pytest.approx(0.3, abs=0.01)
+
+
+def test_behavior_loss_pulls_harder_from_farther_away():
+    """Otherwise the states of which there are many decide alone."""
+    means = th.atanh(th.tensor([[0.05], [0.9]])).requires_grad_()
+    loss = behavior_loss(means, th.tensor([[0.0], [-0.9]]), th.ones(2))
+    near, far = th.autograd.grad(loss, means)[0].squeeze(-1) / (1.0 - th.tanh(means.detach().squeeze(-1)) ** 2)
+    assert near.item() == pytest.approx((1.0 + 2 * 0.05) / 2, rel=1e-4)
+    assert far.item() == pytest.approx((1.0 + 2 * 1.8) / 2, rel=1e-4)
 
 
 def test_entropy_coefficient_moves_towards_the_target():

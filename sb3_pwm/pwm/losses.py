@@ -174,18 +174,20 @@ def actor_loss(
 
 def behavior_loss(means: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    Absolute distance between the policy's mean actions and the replayed ones.
+    Distance between the policy's mean actions and the replayed ones: ``|d| + d^2``, summed over the dimensions.
 
-    The action that minimizes it is the median of the replayed ones. Noise that was clipped at the bounds of the actions
-    pulls the mean of a behavior's actions to the middle, and leaves the median where it was; and the actions of a few
-    other behaviors move the median little (docs/experiments.md).
+    Noise that was clipped at the bounds of the actions pulls the mean of a behavior's actions to the middle, and leaves
+    their median where it was: the absolute distance finds the median. The square keeps rare states, as those that
+    episodes begin in: the gradient of the absolute distance is no larger where the policy is far from the data, so that
+    the many states where it is near outweigh them (docs/experiments.md).
 
     :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
     :param actions: ``(M, A)`` replayed actions.
     :param weights: ``(M,)`` weights of the replayed actions, see :func:`advantage_weights`.
-    :return: Scalar; the sum over the dimensions of the actions, the weighted mean over the states.
+    :return: Scalar; the weighted mean over the states.
     """
-    return (weights * (th.tanh(means) - actions).abs().sum(-1)).mean()
+    distances = (th.tanh(means) - actions).abs()
+    return (weights * (distances + distances**2).sum(-1)).mean()
 
 
 def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:

@@ -145,8 +145,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param task: Name of the task, if the world model or the data has several. None: the task that is named like the
         environment.
     :param offline: Whether :meth:`learn` learns from the replay buffer alone.
-    :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the absolute distance between the
-        policy's mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
+    :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the distance between the policy's
+        mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
         offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
         same with 2.5 instead of 4.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the standard
