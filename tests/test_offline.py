@@ -233,6 +233,31 @@ def test_offline_to_online(dataset, world_model):
     assert not th.equal(model.policy.world_model.encoder[0].weight, world_model.encoder[0].weight)
 
 
+def test_learning_rates_after_offline_learning_are_a_tenth(dataset, world_model):
+    """With the rates of learning from scratch, the policy that was extracted is lost."""
+    rates = dict(learning_rate=4e-4, critic_learning_rate=3e-4, world_model_learning_rate=2e-4)
+
+    def learned(**options):
+        model = make("Pendulum-v1", world_model, dataset, **rates, **options).learn(2)
+        offline = rates_of(model)
+        model.offline = False
+        model.learn(20, reset_num_timesteps=False)
+        return offline, rates_of(model), model.logger.name_to_value["train/learning_rate"]
+
+    def rates_of(model):
+        optimizers = (getattr(model.policy, f"{name}_optimizer") for name in ("actor", "critic", "world_model"))
+        return [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+
+    offline, online, logged = learned()
+    assert offline == pytest.approx([4e-4, 3e-4, 2e-4])
+    assert online == pytest.approx([4e-5, 3e-5, 2e-5])
+    assert logged == pytest.approx(4e-5)
+    offline, online, _ = learned(lr_scale=0.5)  # a number counts in every phase
+    assert offline == online == pytest.approx([2e-4, 1.5e-4, 1e-4])
+    with pytest.raises(ValueError, match="lr_scale"):
+        make("Pendulum-v1", world_model, dataset, lr_scale=0.0)
+
+
 def test_a_data_set_alone_is_a_head_start(dataset):
     model = PWM(
         "MlpPolicy", gymnasium.make("Pendulum-v1"), dataset=dataset, learning_starts=10, device="cpu", seed=0,

@@ -665,6 +665,7 @@ REPLACED = dict(
     imagined_critic_coef=(0.5, lambda m: m.phase.imagined_critic_coef),
     discounted_fraction=(0.25, lambda m: m.phase.discounted_fraction),
     new_fraction=(0.25, lambda m: m.phase.new_fraction),
+    lr_scale=(0.5, lambda m: m.phase.lr_scale),
     world_model_updates=(2, lambda m: m.phase.n_world_model_updates),
     world_model_loss_kwargs=(dict(reward_coef=0.5), lambda m: m.world_model_loss_kwargs),
     bc_coef=(0.5, lambda m: m.phase.bc_coef),

@@ -22,6 +22,7 @@ class Phase:
     :param discounted_fraction: Fraction of replayed sequences that are drawn by the discount of their first step.
     :param imagined_critic_coef: Weight of the critics' loss on imagined rollouts.
     :param new_fraction: Fraction of replayed sequences that are drawn from the steps after offline learning.
+    :param lr_scale: Factor of all learning rates.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Phase:
     discounted_fraction: float
     imagined_critic_coef: float
     new_fraction: float
+    lr_scale: float
 
     @property
     def trains_world_model(self) -> bool:
@@ -55,6 +57,7 @@ def current_phase(
     discounted_fraction: float | str = "auto",
     imagined_critic_coef: float | str = "auto",
     new_fraction: float | str = "auto",
+    lr_scale: float | str = "auto",
 ) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
@@ -73,6 +76,7 @@ def current_phase(
     :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1; 1 too
         if ``replay_critic_coef`` is 0.
     :param new_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 online after offline learning, else 0.
+    :param lr_scale: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.1 online after offline learning, else 1.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -89,6 +93,7 @@ def current_phase(
         # Critics learn from one of the two at least.
         _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
         _resolve(new_fraction, 0.5 if name == OFFLINE_TO_ONLINE else 0.0),
+        _resolve(lr_scale, 0.1 if name == OFFLINE_TO_ONLINE else 1.0),
     )
 
 

@@ -128,6 +128,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         since the data was added. If all stored steps were equally likely, a large data set would hide them (RLPD, arXiv
         2302.02948). ``"auto"``: 0.5 when the model goes on online after offline learning, else 0. See
         :class:`~sb3_pwm.data.SequenceSampling`.
+    :param lr_scale: Factor of all three learning rates. A policy that was extracted from data is lost in a thousand
+        steps if the world model, whose latents it sees, learns as fast as from scratch. ``"auto"``: 0.1 when the model
+        goes on online after offline learning, else 1.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
@@ -218,6 +221,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         replay_critic_expectile: float | str = "auto",
         discounted_fraction: float | str = "auto",
         new_fraction: float | str = "auto",
+        lr_scale: float | str = "auto",
         world_model_updates: int | str = "auto",
         world_model_loss_kwargs: dict[str, float] | None = None,
         world_model: WorldModelArgument = None,
@@ -293,6 +297,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.replay_critic_expectile = replay_critic_expectile
         self.discounted_fraction = discounted_fraction
         self.new_fraction = new_fraction
+        self.lr_scale = lr_scale
         self.world_model_updates = world_model_updates
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
@@ -388,6 +393,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.discounted_fraction,
             self.imagined_critic_coef,
             self.new_fraction,
+            self.lr_scale,
         )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
@@ -592,11 +598,13 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             if self.verbose >= 1:
                 print("The first updates compile the networks: up to a few minutes, once per machine and network size")
             self._functions.compile(self.horizon, self.device)
-        policy, progress = self.policy, self._current_progress_remaining
+        policy, progress, scale = self.policy, self._current_progress_remaining, self.phase.lr_scale
         policy.set_training_mode(True)
-        self._update_learning_rate(policy.actor_optimizer)
-        update_learning_rate(policy.critic_optimizer, self.critic_lr_schedule(progress))
-        update_learning_rate(policy.world_model_optimizer, self.world_model_lr_schedule(progress))
+        learning_rate = scale * self.lr_schedule(progress)
+        self.logger.record("train/learning_rate", learning_rate)
+        update_learning_rate(policy.actor_optimizer, learning_rate)
+        update_learning_rate(policy.critic_optimizer, scale * self.critic_lr_schedule(progress))
+        update_learning_rate(policy.world_model_optimizer, scale * self.world_model_lr_schedule(progress))
         for group in policy.world_model_optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
 
