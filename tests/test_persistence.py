@@ -652,11 +652,16 @@ class OtherBuffer(SequenceReplayBuffer):
     pass
 
 
+def rate_of(optimizer, model):
+    """:return: The learning rate, without ``lr_scale``."""
+    return optimizer.param_groups[0]["lr"] / model.phase.lr_scale
+
+
 # Every argument of load with another value than the saved one, and how the model shows it after some learning
 REPLACED = dict(
-    learning_rate=(7e-4, lambda m: m.policy.actor_optimizer.param_groups[0]["lr"]),
-    critic_learning_rate=(7e-4, lambda m: m.policy.critic_optimizer.param_groups[0]["lr"]),
-    world_model_learning_rate=(7e-4, lambda m: m.policy.world_model_optimizer.param_groups[0]["lr"]),
+    learning_rate=(7e-4, lambda m: rate_of(m.policy.actor_optimizer, m)),
+    critic_learning_rate=(7e-4, lambda m: rate_of(m.policy.critic_optimizer, m)),
+    world_model_learning_rate=(7e-4, lambda m: rate_of(m.policy.world_model_optimizer, m)),
     buffer_size=(90, lambda m: len(m.replay_buffer.observations)),
     train_freq=(2, lambda m: m.train_freq.frequency),
     replay_critic_coef=(0.5, lambda m: m.phase.replay_critic_coef),
