@@ -64,6 +64,7 @@ class Run:
     :param evaluations: Number of gradient evaluations that the run makes at least.
     :param cpu_seconds: Processor time of learning that the run uses at least.
     :param eval_every: Number of gradient evaluations between two evaluations of the policy.
+    :param eval_episodes: Number of episodes of an evaluation.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Run:
     evaluations: int
     cpu_seconds: float
     eval_every: int
+    eval_episodes: int
 
     def path(self, out: Path) -> Path:
         """:param out: Folder of the results. :return: File of the evaluations."""
@@ -132,6 +134,7 @@ def extract(run: Run, out: Path) -> None:
     evaluation = TimedEvaluation(
         eval_env,
         max(run.eval_every // per_update, 1),
+        run.eval_episodes,
         at_start=True,
         seed=EVALUATION_SEED,
         metrics=("actor_evaluations", "line_search_failures", "actor_loss"),
@@ -222,9 +225,10 @@ def run_command(args: argparse.Namespace) -> int:
     """The ``run`` subcommand."""
     variants = ast.literal_eval(args.variants) if args.variants else DEFAULT_VARIANTS
     th.set_num_threads(1)
+    every = args.eval_every or max(args.evaluations // 20, 1)
+    common = (args.world_model, args.data, args.evaluations, args.cpu_seconds, every, args.eval_episodes)
     runs = [
-        Run(task, variant, arguments, seed, args.world_model, args.data, args.evaluations, args.cpu_seconds, every)
-        for every in [args.eval_every or max(args.evaluations // 20, 1)]
+        Run(task, variant, arguments, seed, *common)
         for seed in args.seeds
         for task in args.tasks
         for variant, arguments in variants.items()
@@ -263,6 +267,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--evaluations", type=int, default=20_000, help="gradient evaluations (default: %(default)s)")
     run.add_argument("--cpu-seconds", type=float, default=900.0, help="processor time (default: %(default)s)")
     run.add_argument("--eval-every", type=int, help="gradient evaluations per evaluation (default: a twentieth)")
+    run.add_argument("--eval-episodes", type=int, default=10, help="episodes of an evaluation (default: %(default)s)")
     run.add_argument("--variants", help=f"arguments of PWM by name (default: {DEFAULT_VARIANTS})")
     report.add_argument("--evaluations", type=int, help="where to compare (default: as far as all runs go)")
     report.add_argument("--cpu-seconds", type=float, help="where to compare (default: as far as all runs go)")
