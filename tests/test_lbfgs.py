@@ -79,7 +79,7 @@ def test_no_pair_is_formed_of_two_samples():
     x = th.nn.Parameter(th.zeros(5, dtype=th.float64))
     sample = drifting_quadratic(x)
     optima = th.randn(3, 5, generator=th.Generator().manual_seed(0), dtype=th.float64)
-    optimizer = LBFGS([x], max_iter=20)
+    optimizer = LBFGS([x], max_iter=20, keep_history=True)
     optimizer.minimize(sample(optima[0]))
     n_pairs = len(history_of(optimizer)["old_dirs"])
     optimizer.param_groups[0]["max_iter"] = 1
@@ -106,10 +106,10 @@ def test_no_pair_is_formed_of_two_samples():
     assert (y - optima[-1]).abs().max() > 0.01
 
 
-def test_without_keep_history_a_round_begins_with_the_gradient():
+def test_without_a_history_a_round_begins_with_the_gradient():
     x = th.nn.Parameter(th.zeros(2, dtype=th.float64))
     sample = drifting_quadratic(x)
-    optimizer = LBFGS([x], lr=0.1, max_iter=1, keep_history=False)
+    optimizer = LBFGS([x], lr=0.1, max_iter=1)
 
     def record(closure, tried):
         tried.append(x.detach().clone())
@@ -136,7 +136,7 @@ def test_beyond_the_finite_region_a_round_turns_back_and_three_failures_drop_the
 
         return closure
 
-    optimizer = LBFGS([x], max_iter=12)
+    optimizer = LBFGS([x], max_iter=12, keep_history=True)
     optimizer.minimize(sample(0.3))
     assert (optimizer.n_failures, x.item()) == (0, pytest.approx(0.3, abs=1e-3))
     for failures in (1, 2):
@@ -204,7 +204,7 @@ def test_an_optimum_is_no_failure():
 
 def test_state_dictionary_goes_on_as_the_original():
     x = th.nn.Parameter(th.zeros(5))
-    optimizer = LBFGS([x], max_iter=4)
+    optimizer = LBFGS([x], max_iter=4, keep_history=True)
     weights = th.linspace(1.0, 9.0, 5)
 
     def sample(parameter, optimum):
@@ -385,7 +385,7 @@ def test_a_loss_that_is_not_finite_does_not_end_the_run(world_model, dataset, mo
 
 
 def test_a_saved_model_makes_the_same_next_update_in_a_new_process(world_model, dataset, tmp_path):
-    model = offline(world_model, dataset).learn(6)
+    model = offline(world_model, dataset, policy_optimizer_kwargs=dict(keep_history=True)).learn(6)
     model.save(tmp_path / "model.zip")
     model.save_replay_buffer(tmp_path / "buffer.pkl")
     code = (
@@ -480,6 +480,10 @@ def test_reaches_the_known_optimum_online():
         gamma=gamma,
         learning_starts=300,
         batch_size=64,
+        train_freq=4,  # an update makes six evaluations
+        world_model_updates=4,
+        n_critic_epochs=4,
+        tau=0.08,
         critic_learning_rate="lin_2e-3",
         world_model=dict(latent_dim=32, mlp_dim=64, encoder_dim=64),
         policy_kwargs=dict(net_arch=dict(pi=[64], vf=[64])),

@@ -237,10 +237,9 @@ def check_policy_optimizer(model: Any) -> None:
     if not isinstance(given, dict):
         raise ValueError(f"policy_optimizer_kwargs must be a dictionary, got {given!r}.")
     cls = LBFGS if optimizer == "lbfgs" else model.policy_kwargs.get("optimizer_class", th.optim.Adam)
-    # The learning rate of Adam is learning_rate.
-    others = ("self", "params") if optimizer == "lbfgs" else ("self", "params", "lr")
-    known = [name for name in inspect.signature(cls.__init__).parameters if name not in others]
+    set_elsewhere = ("params",) if optimizer == "lbfgs" else ("params", "lr")  # Adam's is learning_rate
     for name in given:
+        known = [parameter for parameter in inspect.signature(cls).parameters if parameter not in set_elsewhere]
         check_name("argument", name, known, f"policy_optimizer={optimizer!r}")
     if optimizer == "lbfgs" and model.batch_size < MIN_LINE_SEARCH_BATCH:
         raise ValueError(

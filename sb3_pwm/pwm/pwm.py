@@ -163,11 +163,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param policy_optimizer: Optimizer of the actor. ``"adam"``: a step per update, by the policy's ``optimizer_class``
         (Adam) and ``learning_rate``. ``"lbfgs"``: a round of L-BFGS per update, see
         :class:`~sb3_pwm.pwm.lbfgs.LBFGS`. Its iterations share the update's start latents, action noise and replayed
-        states. It evaluates the actor's gradient several times (``train/actor_evaluations``), and the critics make as
-        many steps as with Adam: ``n_critic_epochs`` and ``tau`` are what gives them more. ``learning_rate`` has no
-        effect.
-    :param policy_optimizer_kwargs: Keyword arguments of that optimizer: those of
-        :class:`~sb3_pwm.pwm.lbfgs.LBFGS`, or further ones of the policy's ``optimizer_class`` for the actor alone.
+        states. It evaluates the actor's gradient several times (``train/actor_evaluations``), while the critics make
+        as many steps as with Adam: raise ``n_critic_epochs`` and ``tau`` for more. ``learning_rate`` has no effect.
+    :param policy_optimizer_kwargs: Keyword arguments of :class:`~sb3_pwm.pwm.lbfgs.LBFGS`; with ``"adam"``, those of
+        ``optimizer_class`` for the actor alone.
     :param action_noise: Noise added to the actions, see SB3.
     :param replay_buffer_class: A subclass of :class:`~sb3_pwm.data.SequenceReplayBuffer`.
     :param replay_buffer_kwargs: Further keyword arguments of the replay buffer.
