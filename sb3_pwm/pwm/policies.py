@@ -31,6 +31,7 @@ from sb3_pwm.common.statistics import RunningScale
 from sb3_pwm.common.version import FileFormatError
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.export import export_policy
+from sb3_pwm.pwm.lbfgs import LBFGS
 from sb3_pwm.pwm.networks import LOG_STD_MAX, Actor, squashed_action
 from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
@@ -85,7 +86,8 @@ class PWMPolicy(BasePolicy):
         ``enc_lr_scale``). None: 0.1 for an extractor that learns, since with the full rate the latents of different
         images first become the same (docs/experiments.md), else 1.
     :param normalize_images: Whether images are divided by 255.
-    :param optimizer_class: Optimizer of actor, critics and world model.
+    :param optimizer_class: Optimizer of actor, critics and world model. ``PWM(policy_optimizer="lbfgs")`` replaces the
+        actor's.
     :param optimizer_kwargs: Keyword arguments of all three optimizers. By default Adam and AdamW have the paper's betas
         (0.7, 0.95) for actor and critics.
     :raises ValueError: If an argument is not valid, or the extractor does not fit the observations; the message names
@@ -196,7 +198,7 @@ class PWMPolicy(BasePolicy):
         self.return_scale = RunningScale()
 
         learning_rate = lr_schedule(1)
-        self.actor_optimizer = self._make_optimizer(self.actor.parameters(), learning_rate)
+        self.actor_optimizer = self.make_actor_optimizer(learning_rate)
         self.critic_optimizer = self._make_optimizer(self.critic.parameters(), learning_rate)
         # The paper's betas are for actor and critics; the world model keeps the optimizer's own.
         self.world_model_optimizer = self._make_optimizer(self._world_model_groups(), learning_rate, paper_betas=False)
@@ -210,15 +212,26 @@ class PWMPolicy(BasePolicy):
         others = [parameter for parameter in self.world_model.parameters() if parameter not in theirs]
         return [dict(params=encoder, lr_scale=self.encoder_lr_scale), dict(params=others, lr_scale=1.0)]
 
+    def make_actor_optimizer(self, learning_rate: float, name: str = "adam", **kwargs: Any) -> th.optim.Optimizer:
+        """
+        :param learning_rate: Learning rate. L-BFGS does not use it.
+        :param name: ``"adam"`` for an optimizer of ``optimizer_class``, or ``"lbfgs"``.
+        :param kwargs: Keyword arguments of the optimizer, before those of ``optimizer_kwargs``.
+        :return: New optimizer of the actor.
+        """
+        if name == "lbfgs":
+            return LBFGS(self.actor.parameters(), **kwargs)
+        return self._make_optimizer(self.actor.parameters(), learning_rate, **kwargs)
+
     def _make_optimizer(
-        self, parameters: Iterable[Any], learning_rate: float, paper_betas: bool = True
+        self, parameters: Iterable[Any], learning_rate: float, paper_betas: bool = True, **kwargs: Any
     ) -> th.optim.Optimizer:
         options: dict[str, Any] = {}
         if self.optimizer_class in (th.optim.Adam, th.optim.AdamW):
             options["fused"] = True  # a fifth of the loop's time on a CPU too
             if paper_betas:
                 options["betas"] = (0.7, 0.95)
-        return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs})  # type: ignore[call-arg]
+        return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs, **kwargs})  # type: ignore[call-arg]
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """

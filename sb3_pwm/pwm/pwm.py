@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.utils import polyak_update, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
@@ -30,6 +30,7 @@ from sb3_pwm.pwm import arguments, losses, optimizers
 from sb3_pwm.pwm.arguments import DatasetArgument, WorldModelArgument
 from sb3_pwm.pwm.entropy import EntropyCoefficientMixin
 from sb3_pwm.pwm.imagination import LatentRollout
+from sb3_pwm.pwm.lbfgs import LBFGS
 from sb3_pwm.pwm.losses import ReplayedStates
 from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
@@ -98,7 +99,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param learning_starts: Number of random steps before learning. The first update also needs one sequence to replay
         (``horizon`` steps per environment; ``replay_critic_horizon`` if sequences are replayed for the critics).
         Offline learning sets it to 0, since the data takes the place of random steps.
-    :param batch_size: Number of sequences per update, B.
+    :param batch_size: Number of sequences per update, B. L-BFGS needs 32 or more.
     :param horizon: Number of steps of a replayed sequence and of an imagined rollout, H.
     :param td_lambda: Lambda of the critics' TD(lambda) targets, in [0, 1].
     :param rho: Decay of the weights in the world-model loss, in [0, 1]. Step t has weight ``rho ** t``.
@@ -162,6 +163,13 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
         of the standard deviation puts SAC's -1 out of reach of actions that are not saturated.
+    :param policy_optimizer: Optimizer of the actor. ``"adam"``: a step per update, by the policy's ``optimizer_class``
+        (Adam) and ``learning_rate``. ``"lbfgs"``: a round of L-BFGS per update, see
+        :class:`~sb3_pwm.pwm.lbfgs.LBFGS`. Its iterations share the update's start latents, action noise and replayed
+        states. It evaluates the actor's gradient several times (``train/actor_evaluations``), while the critics make
+        as many steps as with Adam: raise ``n_critic_epochs`` and ``tau`` for more. ``learning_rate`` has no effect.
+    :param policy_optimizer_kwargs: Keyword arguments of :class:`~sb3_pwm.pwm.lbfgs.LBFGS`; with ``"adam"``, those of
+        ``optimizer_class`` for the actor alone.
     :param action_noise: Noise added to the actions, see SB3.
     :param replay_buffer_class: A subclass of :class:`~sb3_pwm.data.SequenceReplayBuffer`.
     :param replay_buffer_kwargs: Further keyword arguments of the replay buffer.
@@ -233,6 +241,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
         target_entropy: float | str = "auto",
+        policy_optimizer: str = "adam",
+        policy_optimizer_kwargs: dict[str, Any] | None = None,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -308,6 +318,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.gradient_checkpointing = gradient_checkpointing
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
+        self.policy_optimizer = policy_optimizer
+        self.policy_optimizer_kwargs = {} if policy_optimizer_kwargs is None else policy_optimizer_kwargs
         self.pretrained = False
         # Whether the termination head learns although the world model is frozen, because it was not pretrained.
         self.trains_new_termination_head = False
@@ -349,12 +361,35 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.world_model_learning_rate, "world_model_learning_rate"
         )
         self._functions = UpdateFunctions(self.policy, self.gradient_checkpointing)
+        if self.policy_optimizer != "adam" or self.policy_optimizer_kwargs:
+            self._setup_policy_optimizer()
         self._setup_ent_coef()
         if offline_data is not None:
             self.add_dataset(offline_data)
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = arguments.as_schedule(self.learning_rate, "learning_rate")  # type: ignore[assignment]
+
+    def _setup_policy_optimizer(self) -> None:
+        """Give the actor a new optimizer."""
+        self.policy.actor_optimizer = self.policy.make_actor_optimizer(
+            self.lr_schedule(1), self.policy_optimizer, **self.policy_optimizer_kwargs
+        )
+
+    def _change_policy_optimizer(self, name: str | None, options: dict[str, Any] | None) -> None:
+        """Give the actor another optimizer, if it has another name or other options. None: as they are."""
+        before = self.policy_optimizer, self.policy_optimizer_kwargs
+        self.policy_optimizer = before[0] if name is None else name
+        if options is None:
+            options = before[1] if self.policy_optimizer == before[0] else {}
+        self.policy_optimizer_kwargs = options
+        if (self.policy_optimizer, options) != before:
+            arguments.check_policy_optimizer(self)
+            self._setup_policy_optimizer()
+
+    def _check_parameters(self, parameters: TensorDict) -> None:
+        super()._check_parameters(parameters)
+        arguments.check_optimizer_state(parameters.get("policy.actor_optimizer"), self.policy.actor_optimizer)
 
     def _check_task(self) -> None:
         arguments.check_task(self.task, self.policy)
@@ -428,6 +463,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 self._n_updates += 1
         self._log_metrics(metrics)
+        optimizer = self.policy.actor_optimizer
+        if isinstance(optimizer, LBFGS):
+            self.logger.record("train/actor_evaluations", optimizer.n_evaluations)
+            self.logger.record("train/line_search_failures", optimizer.n_failures)
         if self.offline and self.keep_best:
             self._judge_policy()
 
@@ -492,7 +531,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     def _update_actor(
         self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
     ) -> Imagined:
-        """Make a step on the imagined return, from the batch's first states and with one draw of action noise."""
+        """
+        Make a step on the imagined return, from the batch's first states and with one draw of action noise; with
+        L-BFGS, a round of iterations on them.
+        """
         policy, termination = self.policy, self._uses_termination
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
@@ -602,7 +644,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         policy.set_training_mode(True)
         learning_rate = scale * self.lr_schedule(progress)
         self.logger.record("train/learning_rate", learning_rate)
-        update_learning_rate(policy.actor_optimizer, learning_rate)
+        if not isinstance(policy.actor_optimizer, LBFGS):  # its step lengths are not the learning rate's
+            update_learning_rate(policy.actor_optimizer, learning_rate)
         update_learning_rate(policy.critic_optimizer, scale * self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, scale * self.world_model_lr_schedule(progress))
         for group in policy.world_model_optimizer.param_groups:
@@ -657,16 +700,19 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         Load a model, see :meth:`SequenceOffPolicyAlgorithm.load`. The file holds the world model that it was made with.
 
         Among the keyword arguments, ``dataset`` fills the replay buffer, and ``ent_coef`` starts the entropy
-        coefficient anew. ``world_model`` is not used, with a warning. ``policy``, another ``policy_kwargs`` and another
-        ``task`` than the policy's are refused.
+        coefficient anew. Another ``policy_optimizer`` or ``policy_optimizer_kwargs`` makes a new optimizer of the
+        actor. ``world_model`` is not used, with a warning. ``policy``, another ``policy_kwargs`` and another ``task``
+        than the policy's are refused.
         """
         if kwargs.pop("world_model", None) is not None:
             warnings.warn("A saved model has its own world model: the one that is given to load() is not used.")
         kwargs = arguments.arguments_of_load(kwargs)
         dataset, task = arguments.resolve_dataset(kwargs.pop("dataset", None)), kwargs.pop("task", None)
         policy_kwargs = kwargs.pop("policy_kwargs", None)
+        optimizer, options = kwargs.pop("policy_optimizer", None), kwargs.pop("policy_optimizer_kwargs", None)
         model = super().load(path, env, *args, **kwargs)
         arguments.check_policy_kwargs_of_load(policy_kwargs, model.policy_kwargs)
+        model._change_policy_optimizer(optimizer, options)
         if task is not None:
             model.task = task
         model._check_task()

@@ -60,6 +60,8 @@ def sample_pwm_params(
         "one_minus_td_lambda": trial.suggest_float("one_minus_td_lambda", 0.01, 0.3, log=True),
         "rho": trial.suggest_float("rho", 0.5, 1.0),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
+        "policy_optimizer": trial.suggest_categorical("policy_optimizer", ["adam", "lbfgs"]),
+        # L-BFGS does not use it.
         "learning_rate": trial.suggest_float("learning_rate", 5e-5, 3e-3, log=True),
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 3e-3, log=True),
         "world_model_learning_rate": trial.suggest_float("world_model_learning_rate", 5e-5, 3e-3, log=True),
