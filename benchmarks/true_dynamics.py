@@ -74,7 +74,7 @@ def plot(curves: pd.DataFrame, out: Path) -> None:
                 axes.get_legend().remove()  # the figure has one
             grid[0, column].set_title(env, fontweight="bold")
         add_legend(figure)
-        figure.savefig(out / "true_dynamics.png")
+        figure.savefig(out / "true_dynamics.png", dpi=160)
         plt.close(figure)
 
 

@@ -13,10 +13,8 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from torch import nn
 
-from sb3_pwm.envs.differentiable import SIMULATORS, Simulator
-from sb3_pwm.envs.differentiable.cartpole import CartpoleSwingup
+from sb3_pwm.envs.differentiable import SIMULATORS, CartpoleSwingup, DoublePendulumSwingup, HopperHop, Simulator
 from sb3_pwm.envs.differentiable.double_pendulum import TORQUES as TORQUES_OF_ARMS
-from sb3_pwm.envs.differentiable.double_pendulum import DoublePendulumSwingup
 from sb3_pwm.envs.differentiable.hopper import (
     DAMPING,
     HEEL,
@@ -28,7 +26,6 @@ from sb3_pwm.envs.differentiable.hopper import (
     TOE,
     TORQUES,
     TORSO,
-    HopperHop,
 )
 from sb3_pwm.envs.differentiable.links import GRAVITY
 from sb3_pwm.envs.differentiable.simulator import runge_kutta_step

@@ -153,7 +153,8 @@ class Shac:
             for part in th.randperm(len(observations)).chunk(config.n_critic_minibatches):
                 loss, _ = optimizers.step(self.critic_optimizer, partial(closure, part), CRITIC_CLIP)
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), config.tau)
-        return float(loss)
+        value: float = loss.item()
+        return value
 
     def _go_on(self, rollout: LatentRollout) -> None:
         """Continue where a rollout ended, and begin new episodes in place of those that are over."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import gymnasium
 import torch as th
 from curves.runs import Run, describe, make_writer
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_pwm.envs.differentiable import SimulatorEnv
@@ -33,7 +34,7 @@ def train(run: Run, out: Path) -> None:
     assert env.spec is not None
     assert env.spec.max_episode_steps is not None
     agent = Shac(env.unwrapped.simulator, run.steps, ShacConfig(**fields), env.spec.max_episode_steps, run.seed)
-    eval_env = make_vec_env(run.env, run.eval_episodes)
+    eval_env = DummyVecEnv([lambda: Monitor(gymnasium.make(run.env))] * run.eval_episodes)
     path = run.csv_path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     source = "ShacConfig" + ("; overridden: " + ", ".join(sorted(fields)) if fields else "")

@@ -11,18 +11,19 @@ from sb3_pwm.envs.differentiable.links import PlanarLinks, capsule_inertia
 from sb3_pwm.envs.differentiable.simulator import Simulator
 
 TORQUES = (10.0, 5.0)
-"""Torque of the motors at shoulder and elbow in N m. Holding both arms out takes 19.6 and 4.9."""
+"""Torques of the motors at shoulder and elbow in N m. Holding both arms out takes 19.6 and 4.9."""
 DAMPING = 0.05
 """Damping of the joints in N m s"""
 
 
 class DoublePendulumSwingup(Simulator):
     """
-    Two arms of 1 m and 1 kg that hang from a fixed shoulder, with the bodies of dm_control's acrobot.
+    Two arms of 1 m and 1 kg on a fixed shoulder, with the bodies of dm_control's acrobot, that are to stand upright.
 
-    Unlike the acrobot's, both joints have a motor. Neither can lift the arms at once: they have to be swung up. The
-    reward of a step is the height of the tip, from 0 (hanging) to 1 (upright), and up to half less if the arms move.
-    Equations of motion: :class:`~sb3_pwm.envs.differentiable.links.PlanarLinks`.
+    Unlike the acrobot's, both joints have a motor. The shoulder's cannot lift the arms at once: they have to be swung
+    up. The arms begin at rest, at any angles. The reward of a step is the height of the tip, from 0 (hanging) to 1
+    (upright), and up to half less if the arms move. Equations of motion:
+    :class:`~sb3_pwm.envs.differentiable.links.PlanarLinks`.
 
     The state is the absolute angles of upper and lower arm, zero upright, and their velocities. The observation is
     cosines and sines of the angles, and the velocities.
@@ -39,9 +40,8 @@ class DoublePendulumSwingup(Simulator):
         inertias = [capsule_inertia(1.0, 1.0, 0.05), capsule_inertia(1.0, 1.0, 0.049)]
         self.links = PlanarLinks([1.0, 1.0], inertias, [[0.5, 0.0], [1.0, 0.5]])
         self.register_buffer("torques", th.tensor(TORQUES))
-        self.register_buffer(
-            "joints", th.tensor([[1.0, 0.0], [-1.0, 1.0]])
-        )  # angles of the joints by those of the arms
+        # Angles of the joints by those of the arms
+        self.register_buffer("joints", th.tensor([[1.0, 0.0], [-1.0, 1.0]]))
 
     def accelerations(self, positions: th.Tensor, velocities: th.Tensor, actions: th.Tensor) -> th.Tensor:
         torques = self.torques * actions - DAMPING * (velocities @ self.joints.T)
