@@ -10,7 +10,8 @@ One run is one process on one core. Its result is one CSV file, which grows by a
     python benchmarks/learning_curves.py aggregate               # interquartile means with bootstrap intervals
 
 Both algorithms take the same path: rl-zoo3's own ExperimentManager builds the environments and the model, PWM from
-hyperparams/pwm.yml and SAC from rl-zoo3's sac.yml. The clocks stand still during evaluations.
+hyperparams/pwm.yml and SAC from rl-zoo3's sac.yml. The clocks stand still during evaluations. ``--algo shac`` learns in
+the simulators in torch, see true_dynamics.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from curves.queues import parse_runs, preset_runs, run_queue, select
 from curves.reading import is_finished, read_curves
 from curves.runs import ALGOS, SEEDS, TASK_OF, Run, train
 from curves.tables import make_aggregates, make_table
+from shac.training import train as train_shac
 
 DEFAULT_OUT = Path("docs/curves")
 DEFAULT_LOGS = Path("logs/learning_curves")
@@ -57,7 +59,7 @@ def run_command(args: argparse.Namespace) -> int:
         return 2
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
-    train(run, args.out)
+    (train_shac if run.algo == "shac" else train)(run, args.out)
     return 0
 
 

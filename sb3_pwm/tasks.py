@@ -69,6 +69,9 @@ IMAGE_TASKS: dict[str, bool] = {"Pendulum-pixels": False, "Pendulum-dict": True}
 """Ids of Pendulum-v1 with images, and whether the observation is a ``Dict`` with the velocity, see
 :mod:`sb3_pwm.envs.pendulum_images`"""
 
+SIMULATED_TASKS: tuple[str, ...] = ("torch-cartpole-swingup", "torch-double-pendulum-swingup", "torch-hopper-hop")
+"""Tasks whose dynamics are differentiable, see :mod:`sb3_pwm.envs.differentiable`"""
+
 # Domains whose names in environment ids are not those of dm_control. The first two are TD-MPC2's names.
 _USUAL_DOMAIN_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass", "muscle_humanoid": "muscle-humanoid"}
 
@@ -208,7 +211,7 @@ def all_tasks() -> tuple[str, ...]:
     """:return: Names of all tasks of this package with flat observations."""
     tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
     ids = [suite_env_id(domain, task) for domain, tasks in tables for task in tasks]
-    return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD)
+    return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD, *SIMULATED_TASKS)
 
 
 def task_name(task: str) -> str:

@@ -26,6 +26,7 @@ from curves.runs import COLUMNS, TASK_OF, Run, action_repeat, hyperparams_of  # 
 from curves.tables import make_aggregates, make_table  # noqa: E402
 
 learning_curves = load_script(SCRIPT)
+true_dynamics = load_script(SCRIPT.with_name("true_dynamics.py"))
 
 
 def write_curve(out: Path, algo: str, env: str, seed: int, rows: list[tuple[int, float, float]]) -> None:
@@ -76,6 +77,40 @@ def test_run_evaluates_and_writes_the_curve(tmp_path: Path, algo: str) -> None:
     assert not np.isnan(curve["critic_loss"].iloc[-1])
     assert np.isnan(curve["imagined_return"].iloc[-1]) == (algo != "pwm")
     assert learning_curves.main(arguments) == 2, "an existing curve is not replaced without --force"
+
+
+def test_run_of_shac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--algo", "shac", "--seed", "3", "--steps", "160", "--eval-freq", "100", "--eval-episodes", "1"]
+    arguments += ["--hyperparams", '{"n_envs": 8, "horizon": 8}', "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match="Torch-hopper-hop, and Pendulum-v1 is none"):
+        learning_curves.main([*arguments, "--env", "Pendulum-v1"])
+    env = "Torch-double-pendulum-swingup"
+    assert learning_curves.main([*arguments, "--env", env]) == 0
+    curve = read_curve(tmp_path / env / "shac-seed3.csv")
+    assert curve["agent_steps"].tolist() == [128, 192], "whole rollouts of 64 steps"
+    assert curve["mean_return"].between(0, 500).all()
+    assert 0 < curve["cpu_seconds"][0] < curve["cpu_seconds"][1]
+    description = json.loads((tmp_path / env / "shac-seed3.json").read_text())
+    assert (description["hyperparameters"]["horizon"], description["hyperparameters"]["gamma"]) == (8, 0.99)
+    assert is_finished(Run("shac", env, 3, 160, 100), tmp_path)
+
+
+def test_shac_beside_pwm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has both at PWM's number of steps, and SHAC at its own; the runs that are finished are skipped."""
+    env = "Torch-cartpole-swingup"
+    runs = {run.algo: run for run in true_dynamics.all_runs() if (run.env, run.seed) == (env, 0)}
+    assert runs["shac"].steps > runs["pwm"].steps == runs["shac"].eval_freq
+    write_curve(tmp_path, "pwm", env, 0, [(2_500, 20, 50), (25_000, 200, 400)])
+    write_curve(tmp_path, "shac", env, 0, [(26_624, 2, 90), (501_760, 50, 420)])
+    assert true_dynamics.main(["table", "--out", str(tmp_path)]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        *(env, "25,000", "**400** (400)", "100 s", "**90** (90)", "1 s", "500,000", "**420** (420)", "25 s")
+    ]
+    assert true_dynamics.main(["plot", "--out", str(tmp_path)]) == 0
+    assert Image.open(tmp_path / "true_dynamics.png").width > 400
+    assert true_dynamics.main(["sweep", "--out", str(tmp_path), "--only", f"{env},shac,0"]) == 0
+    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
 
 
 def test_sweep_runs_what_is_missing_and_skips_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

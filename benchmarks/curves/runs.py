@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ import torch as th
 import yaml
 from machine import processor
 from rl_zoo3.exp_manager import ExperimentManager
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 import sb3_pwm.zoo  # noqa: F401 (adds PWM to rl-zoo3, and registers the environments)
 from curves.meaning import same_meaning
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
 
 ROOT = Path(__file__).resolve().parents[2]
-ALGOS = ("pwm", "sac")
+ALGOS = ("pwm", "sac", "shac")
 SEEDS = (0, 1, 2)
 
 TRAIN_METRICS = (
@@ -96,7 +97,7 @@ class Run:
     """
     One training run.
 
-    :param algo: ``pwm`` or ``sac``.
+    :param algo: One of :data:`ALGOS`.
     :param env: Environment id.
     :param seed: Seed of the environment and the learner. Evaluations have other seeds.
     :param steps: Number of agent steps at which the run ends.
@@ -232,12 +233,11 @@ def make_evaluation_env(manager: ExperimentManager, episodes: int) -> VecEnv:
         manager.seed = seed
 
 
-def make_callback(run: Run, eval_env: VecEnv, path: Path) -> TimedEvaluation:
+def make_writer(run: Run, path: Path) -> Callable[[Row], bool]:
     """
     :param run: The run.
-    :param eval_env: Environments of the evaluations.
     :param path: CSV file, which gets a header now and a line at every evaluation.
-    :return: The callback that evaluates the deterministic policy and writes the curve.
+    :return: Function that writes the results of an evaluation, and returns whether the run goes on.
     """
     repeat, best = action_repeat(run.env), float("-inf")
     pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
@@ -260,12 +260,27 @@ def make_callback(run: Run, eval_env: VecEnv, path: Path) -> TimedEvaluation:
         )
         return not run.ends(row["timesteps"], best)
 
+    return write
+
+
+def make_callback(run: Run, eval_env: VecEnv, path: Path) -> TimedEvaluation:
+    """
+    :param run: The run.
+    :param eval_env: Environments of the evaluations.
+    :param path: CSV file, see :func:`make_writer`.
+    :return: The callback that evaluates the deterministic policy and writes the curve.
+    """
     return TimedEvaluation(
-        eval_env, run.eval_freq, run.eval_episodes, at_end=True, metrics=TRAIN_METRICS, on_evaluation=write
+        eval_env,
+        run.eval_freq,
+        run.eval_episodes,
+        at_end=True,
+        metrics=TRAIN_METRICS,
+        on_evaluation=make_writer(run, path),
     )
 
 
-def describe(run: Run, hyperparams: dict[str, Any], source: str, model: BaseAlgorithm) -> dict[str, Any]:
+def describe(run: Run, hyperparams: dict[str, Any], source: str, networks: nn.Module) -> dict[str, Any]:
     """:return: What a reader needs to repeat the run, for the JSON file beside the curve."""
     versions = {}
     for package in ("sb3-pwm", "stable-baselines3", "rl-zoo3", "torch", "gymnasium", "mujoco", "dm-control"):
@@ -275,7 +290,7 @@ def describe(run: Run, hyperparams: dict[str, Any], source: str, model: BaseAlgo
         "command": "python benchmarks/learning_curves.py run " + " ".join(run.arguments()),
         "hyperparameters_from": source,
         "hyperparameters": hyperparams,
-        "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
+        "parameters": sum(parameter.numel() for parameter in networks.parameters()),
         "cpu": processor(),
         "threads": 1,
         "python": platform.python_version(),
@@ -306,7 +321,9 @@ def train(run: Run, out: Path) -> None:
             assert experiment is not None
             model, _ = experiment
             eval_env = make_evaluation_env(manager, run.eval_episodes)
-        path.with_suffix(".json").write_text(json.dumps(describe(run, hyperparams, source, model), indent=2) + "\n")
+        path.with_suffix(".json").write_text(
+            json.dumps(describe(run, hyperparams, source, model.policy), indent=2) + "\n"
+        )
         print(f"{run.algo} {run.env} seed {run.seed}: hyperparameters from {source}", flush=True)
         try:
             model.learn(manager.n_timesteps, callback=[*manager.callbacks, make_callback(run, eval_env, path)])

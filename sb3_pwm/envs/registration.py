@@ -12,6 +12,7 @@ from sb3_pwm.tasks import (
     IMAGE_TASKS,
     META_WORLD_TASKS,
     MUSCLE_TASKS,
+    SIMULATED_TASKS,
     env_id,
     suite_env_id,
 )
@@ -20,6 +21,8 @@ DM_CONTROL_EPISODE_STEPS = 500
 """Number of agent steps in an episode of DMControl: 1,000 control steps, two per agent step"""
 META_WORLD_EPISODE_STEPS = 100
 """Number of agent steps in an episode of Meta-World, as in TD-MPC2: 200 control steps, two per agent step"""
+SIMULATED_EPISODE_STEPS = 500
+"""Number of steps in an episode of the simulators in torch: 10 seconds"""
 PENDULUM_EPISODE_STEPS = 200
 """Number of steps in an episode of Pendulum-v1"""
 
@@ -45,6 +48,9 @@ def register_envs() -> None:
             META_WORLD_EPISODE_STEPS,
             {"task": task},
         )
+    for task in SIMULATED_TASKS:
+        entry_point = "sb3_pwm.envs.differentiable.environment:SimulatorEnv"
+        _register(env_id(task), entry_point, SIMULATED_EPISODE_STEPS, {"task": task})
     for name, velocity in IMAGE_TASKS.items():
         entry_point = "sb3_pwm.envs.pendulum_images:PendulumImages"
         _register(name, entry_point, PENDULUM_EPISODE_STEPS, {"velocity": velocity})

@@ -1,0 +1,1 @@
+"""Short-horizon actor-critic in differentiable simulators, for `benchmarks/true_dynamics.py`."""
