@@ -64,6 +64,7 @@ setup(
         # dm_control 1.0.49 needs 3.16, Meta-World 3.0.0 fails with 3.17 and dm_control with 4.0.
         "mujoco>=3.16,<3.17",
         "dm_control>=1.0.49",
+        "scipy",
         "shimmy>=2.0,<3",
         "rl-zoo3>=2.9.2,<3",
         # The `rl_zoo3` command imports its plots, and `-optimize` writes its report, whether or not they are asked for.

@@ -48,7 +48,7 @@ CUSTOM_TASKS: dict[str, tuple[str, ...]] = {
 }
 """Tasks that MT30 adds to dm_control's domains, see :mod:`sb3_pwm.envs.custom`"""
 
-MUSCLE_TASKS: dict[str, tuple[str, ...]] = {"muscle_humanoid": ("stand", "walk", "run")}
+MUSCLE_TASKS: dict[str, tuple[str, ...]] = {"muscle_humanoid": ("stand", "walk", "run", "balance")}
 """Tasks of the humanoid with 152 muscles, see :mod:`sb3_pwm.envs.muscle_humanoid`"""
 
 META_WORLD_TASKS: tuple[str, ...] = (

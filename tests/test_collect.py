@@ -77,6 +77,20 @@ def test_tasks_that_are_in_no_suite(tmp_path, monkeypatch):
     assert next(dataset.iterate_episodes()).actions.shape == (500, 152)
 
 
+def test_the_muscle_humanoids_expert_is_collected(tmp_path, monkeypatch):
+    arguments = ["--tasks", "muscle-humanoid-balance", "--behavior", "expert:0.5", "random", "--steps", "30"]
+    line = [sys.executable, "-m", "sb3_pwm.collect", *arguments, "--out", str(tmp_path)]
+    subprocess.run(line, check=True, stderr=subprocess.DEVNULL)
+    dataset = load(tmp_path, "sb3-pwm/muscle-humanoid-balance-v0", monkeypatch)
+    noisy, rand = itertools.islice(dataset.iterate_episodes(), 2)
+    assert noisy.observations.shape == (len(noisy.rewards) + 1, 67 + 3 * 152)
+    # The expert keeps the body up for longer, although its noise is large.
+    assert len(rand.rewards) < len(noisy.rewards) < 500
+    assert noisy.terminations[-1]
+    assert rand.terminations[-1]
+    assert np.abs(noisy.actions).max() == 1.0
+
+
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
     arguments = ["--tasks", "cartpole-balance", "--steps", "6000", "--processes", "1"]
     line = [sys.executable, "-m", "sb3_pwm.collect", *arguments, "--out", str(tmp_path / "killed")]

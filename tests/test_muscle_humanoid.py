@@ -6,6 +6,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from scipy.linalg import solve_discrete_are
 from scripts import load_script
 
 from sb3_pwm.envs import register_envs
@@ -16,6 +17,7 @@ import_suite()
 from dm_control.suite import humanoid  # noqa: E402
 
 from sb3_pwm.envs import muscle_humanoid  # noqa: E402
+from sb3_pwm.envs import muscle_humanoid_expert as balance_expert  # noqa: E402
 
 register_envs()
 muscle_anatomy = load_script(Path(__file__).resolve().parent.parent / "tools" / "muscle_anatomy.py")
@@ -202,3 +204,155 @@ def test_muscle_state_is_observed():
     second, later = physics.muscle_lengths(), physics.muscle_velocities()
     np.testing.assert_allclose((second - first) / 0.005, (speed + later) / 2, atol=0.5)
     assert velocities.shape == (152,)
+
+
+# --- Balance --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def balance():
+    env = gymnasium.make("Muscle-humanoid-balance")
+    env.reset(seed=0)
+    yield env
+    env.close()
+
+
+def put(env, tilt, head_height, legs=0.0):
+    """Tilt the torso forward and bend hips and knees, in degrees, and lift the head to a height in meters."""
+    physics, half = env.unwrapped.environment.physics, np.radians(tilt) / 2
+    with physics.reset_context():
+        physics.data.qpos[2] = head_height - 0.19 * np.cos(2 * half)  # the head is 0.19 m above the torso's center
+        physics.data.qpos[3:7] = np.cos(half), 0.0, np.sin(half), 0.0
+        for joint in ("right_hip_y", "left_hip_y", "right_knee", "left_knee"):
+            physics.data.ptr.joint(joint).qpos = -np.radians(legs)
+
+
+def test_balance_starts_upright_on_the_feet(balance):
+    physics = balance.unwrapped.environment.physics
+    heights = []
+    for seed in range(5):
+        balance.reset(seed=seed)
+        assert np.abs(physics.data.qpos[7:]).max() <= 0.05
+        assert 0.1 < np.abs(physics.data.qvel).max() <= 0.15
+        assert not physics.data.act.any()
+        assert physics.torso_upright() == 1.0
+        # A foot is two capsules of radius 0.027 m. The lowest point is below one of their ends.
+        ends = [
+            geom.xpos[2] + sign * physics.model.ptr.geom(geom.id).size[1] * geom.xmat[8]
+            for geom in (physics.data.ptr.geom(number) for number in physics._feet)
+            for sign in (-1, 1)
+        ]
+        assert min(ends) == pytest.approx(0.027, abs=1e-6)
+        heights.append(physics.head_height())
+    assert min(heights) > 1.46
+    assert len(set(heights)) == 5
+
+
+def test_the_perturbation_is_scaled(balance):
+    physics, task = balance.unwrapped.environment.physics, balance.unwrapped.environment.task
+    task.perturbation = 0.0
+    first, second = (balance.reset(seed=seed)[0] for seed in (1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not physics.data.qvel.any()
+    task.perturbation = 3.0
+    balance.reset(seed=1)
+    assert 0.1 < np.abs(physics.data.qpos[7:]).max() <= 0.15
+    low, high = physics.model.jnt_range[1:].T
+    assert (physics.data.qpos[7:] >= low).all()
+    assert (physics.data.qpos[7:] <= high).all()
+
+
+def test_balance_is_rewarded_for_height_uprightness_and_little_effort(balance):
+    physics, task = balance.unwrapped.environment.physics, balance.unwrapped.environment.task
+    put(balance, tilt=0.0, head_height=1.5)
+    assert task.get_reward(physics) == pytest.approx(1.0)
+    put(balance, tilt=30.0, head_height=1.285)
+    # Half of the way from 1.1 m to 1.47 m; (cos 30 - cos 45) / (1 - cos 45)
+    assert task.get_reward(physics) == pytest.approx(0.5 * 0.542582, abs=1e-6)
+    physics.data.act[:76] = 1.0  # half of the mean square of all muscles at once, which costs a half
+    assert task.get_reward(physics) == pytest.approx(0.5 * 0.542582 * 0.75, abs=1e-6)
+    put(balance, tilt=50.0, head_height=1.4)
+    assert task.get_reward(physics) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tilt", "head_height", "legs", "fallen"),
+    [(40.0, 1.2, 0.0, False), (50.0, 1.2, 0.0, True), (0.0, 1.16, 80.0, False), (0.0, 1.06, 95.0, True)],
+)
+def test_the_episode_ends_when_the_body_falls(balance, tilt, head_height, legs, fallen):
+    put(balance, tilt, head_height, legs)  # the feet are within a few centimeters of the floor
+    assert balance.step(-np.ones(152, np.float32))[2:4] == (fallen, False)
+
+
+def test_no_constant_action_keeps_the_balance(balance):
+    expert = balance_expert.BalanceExpert()
+    for action in (-np.ones(152), np.zeros(152), np.ones(152), 2 * expert.excitations - 1):
+        balance.reset(seed=0)
+        steps = 0
+        terminated = False
+        while not terminated:
+            terminated = balance.step(action.astype(np.float32))[2]
+            steps += 1
+        assert 3 <= steps < 60
+
+
+def test_the_expert_keeps_the_balance(balance):
+    expert = balance_expert.BalanceExpert()
+    observation, _ = balance.reset(seed=0)
+    for _ in range(150):
+        observation, reward, terminated, _, _ = balance.step(expert(observation))
+        assert not terminated
+    assert reward > 1.85  # of 2, for two control steps
+
+
+def test_the_experts_pose_is_an_equilibrium(model):
+    pose = balance_expert.standing_pose(model)
+    excitations = balance_expert.holding_excitations(model, pose, 0.3)
+    pose.act[:] = pose.ctrl[:] = excitations
+    start = pose.qpos.copy()
+    for _ in range(10):
+        mujoco.mj_step(model, pose)
+    np.testing.assert_allclose(pose.qpos, start, atol=1e-5)
+
+
+def test_the_experts_linear_model_predicts_the_simulation(model):
+    pose = balance_expert.standing_pose(model)
+    excitations = balance_expert.holding_excitations(model, pose, 0.3)
+    transition, effect = balance_expert.linearize(model, pose, excitations, 10)
+
+    def simulate(deviation, change):
+        """Deviation from the pose after ten steps. The first one is of positions and velocities."""
+        data = mujoco.MjData(model)
+        data.qpos[:] = pose.qpos
+        mujoco.mj_integratePos(model, data.qpos, deviation[: model.nv], 1.0)
+        data.qvel[:] = deviation[model.nv : 2 * model.nv]
+        data.act[:] = excitations
+        data.ctrl[:] = excitations + change
+        for _ in range(10):
+            mujoco.mj_step(model, data)
+        moved = np.zeros(model.nv)
+        mujoco.mj_differentiatePos(model, moved, 1.0, pose.qpos, data.qpos)
+        return np.concatenate([moved, data.qvel, data.act - excitations])
+
+    rng = np.random.default_rng(0)
+    deviation, change = np.zeros(len(transition)), 1e-4 * rng.normal(size=152)
+    deviation[: 2 * model.nv] = 1e-6 * rng.normal(size=2 * model.nv)
+    parts = np.split(np.arange(len(transition)), [model.nv, 2 * model.nv])
+    found, predicted = simulate(deviation, np.zeros(152)), transition @ deviation
+    for part in parts[:2]:
+        assert np.linalg.norm(predicted[part] - found[part]) < 1e-3 * np.linalg.norm(found[part])
+    # Activations rise faster than they fall. The linear model has the mean of the two rates.
+    found = (simulate(0.0 * deviation, change) - simulate(0.0 * deviation, -change)) / 2
+    predicted = effect @ change
+    for part in parts:
+        assert np.linalg.norm(predicted[part] - found[part]) < 0.25 * np.linalg.norm(found[part])
+
+
+def test_lqr_gain_is_that_of_the_algebraic_riccati_equation():
+    rng = np.random.default_rng(0)
+    transition, effect = 0.6 * rng.normal(size=(4, 4)), rng.normal(size=(4, 2))
+    costs = np.diag([1.0, 2.0, 0.5, 0.0])
+    assert np.abs(np.linalg.eigvals(transition)).max() > 1.0  # unstable without control
+    value = solve_discrete_are(transition, effect, costs, np.eye(2))
+    expected = np.linalg.solve(np.eye(2) + effect.T @ value @ effect, effect.T @ value @ transition)
+    np.testing.assert_allclose(balance_expert.lqr_gain(transition, effect, costs, 100), expected, atol=1e-9)

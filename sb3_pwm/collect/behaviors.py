@@ -13,8 +13,9 @@ class Behavior:
     """
     What acts in an episode.
 
-    :param kind: ``"random"``: uniform actions. ``"expert"``: the scripted policy of Meta-World. ``"policy"``: a trained
-        SB3 or PWM model. ``"replay"``: the episodes that such a model saw while it learned.
+    :param kind: ``"random"``: uniform actions. ``"expert"``: the scripted policy of a task of Meta-World, or the
+        controller of ``muscle-humanoid-balance``. ``"policy"``: a trained SB3 or PWM model. ``"replay"``: the episodes
+        that such a model saw while it learned.
     :param source: Path of the model (``"policy"``) or of the replay buffer (``"replay"``). A model is the zip file of
         any algorithm of SB3 or sb3-contrib, or the folder of a run of rl-zoo3. If the file does not say which
         algorithm it is of, name it before the path: ``"sac:my_model.zip"``. A replay buffer is the folder of a run

@@ -54,9 +54,17 @@ def make_policy(behavior: Behavior, task: str, env: gymnasium.Env[Any, Any]) -> 
 
 
 def _load_expert(task: str) -> Policy:
-    """:return: The scripted policy of a task of Meta-World."""
+    """:return: The scripted policy of a task of Meta-World, or the controller of the muscle humanoid's balance."""
+    if task == "muscle-humanoid-balance":
+        from sb3_pwm.envs.muscle_humanoid_expert import BalanceExpert  # waits for dm_control
+
+        balance = BalanceExpert()
+        return lambda observation, starts=True: balance(observation)
     if not task.startswith("mw-"):
-        raise ValueError(f"{task} has no scripted expert, only the tasks of Meta-World have one: use policy:PATH.")
+        raise ValueError(
+            f"{task} has no scripted expert, only muscle-humanoid-balance and the tasks of Meta-World have one: use "
+            "policy:PATH."
+        )
     from metaworld import policies  # Meta-World is an optional package
 
     expert: Any = policies.ENV_POLICY_MAP[f"{task.removeprefix('mw-')}-v3"]()  # type: ignore[abstract]

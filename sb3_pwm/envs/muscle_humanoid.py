@@ -23,13 +23,26 @@ import mujoco
 import numpy as np
 from dm_control.mujoco import wrapper
 from dm_control.rl import control
-from dm_control.suite import humanoid
+from dm_control.suite import base, humanoid
 from numpy.typing import NDArray
 
 _MUSCLE_COLOR = (0.75, 0.15, 0.15, 1.0)
 _MUSCLE_WIDTH = 0.006  # meters, in images
 _VELOCITY_SENSOR = "torso_subtreelinvel"
 _BONE_HALF_LENGTH = 0.05  # meters, half the length of a cylinder in images; for muscles, cylinders are infinitely long
+
+# Largest changes of the upright pose at the start of Balance
+_LARGEST_ANGLE = 0.05  # rad
+_LARGEST_VELOCITY = 0.15  # rad/s, and m/s of the whole body
+
+UPRIGHT_HEIGHT = 1.47
+"""Height of the head in meters from which Balance's reward does not rise further; 1.474 with straight legs"""
+FALLEN_HEIGHT = 1.1
+"""Height of the head in meters below which the body has fallen; 1.09 when it kneels"""
+FALLEN_UPRIGHT = math.cos(math.radians(45.0))
+"""Cosine of the torso's tilt below which the body has fallen"""
+EFFORT_COST = 0.5
+"""Share of Balance's reward that full activation of all muscles costs"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +207,22 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         return (offsets @ self.data.xmat[self._torso].reshape(3, 3)).ravel()
 
     @functools.cached_property
+    def _floor(self) -> int:
+        return int(self.model.name2id("floor", "geom"))
+
+    @functools.cached_property
+    def _feet(self) -> list[int]:
+        names = [f"{part}_{side}_foot" for side in ("left", "right") for part in ("left", "right")]
+        return [int(self.model.name2id(name, "geom")) for name in names]
+
+    @functools.cached_property
     def _length_range(self) -> NDArray[np.float64]:
         return self.model.actuator_lengthrange[:, 1] - self.model.actuator_lengthrange[:, 0]
+
+    def feet_height(self) -> float:
+        """:return: Distance in meters between the floor and the lowest point of the feet."""
+        model, data = self.model.ptr, self.data.ptr
+        return min(mujoco.mj_geomDistance(model, data, self._floor, foot, math.inf, None) for foot in self._feet)
 
     def muscle_lengths(self) -> NDArray[np.float64]:
         """:return: Lengths ``(152,)``, scaled from the range within the limits of the joints to [0, 1]."""
@@ -245,6 +272,51 @@ class MuscleHumanoid(humanoid.Humanoid):  # type: ignore[misc]
         return small_control * standing * upright * moving
 
 
+class Balance(MuscleHumanoid):
+    """
+    Keep the balance. An episode starts with the body upright, and ends when it falls.
+
+    The reward of a control step is the product of three numbers in [0, 1]. The height of the head and the uprightness
+    of the torso count linearly: they are 1 in the upright pose, and 0 where the episode ends. The third number is
+    ``1 - EFFORT_COST * mean(activations ** 2)``.
+
+    The muscles start relaxed. Equal activations of all muscles do not hold the body, because the muscles that stretch
+    it are stronger than those that bend it.
+
+    :param perturbation: Scale of the random changes of the upright pose. With 1, the angle of each joint changes by up
+        to 0.05 rad, and each velocity by up to 0.15 rad/s or 0.15 m/s. With 0, all episodes start alike.
+    :param random: Seed or random state, as for dm_control's tasks.
+    """
+
+    def __init__(self, perturbation: float = 1.0, random: Any = None) -> None:
+        super().__init__(move_speed=0.0, random=random)
+        self.perturbation = perturbation
+
+    def initialize_episode(self, physics: Physics) -> None:
+        """Put the body on its feet, with random changes of the upright pose."""
+        data, scale = physics.data, self.perturbation
+        low, high = physics.model.jnt_range[1:].T  # the first joint is the free motion of the body
+        angles = scale * self.random.uniform(-_LARGEST_ANGLE, _LARGEST_ANGLE, len(low))
+        data.qpos[7:] = np.clip(angles, low, high)
+        data.qvel[:] = scale * self.random.uniform(-_LARGEST_VELOCITY, _LARGEST_VELOCITY, len(data.qvel))
+        physics.after_reset()
+        data.qpos[2] -= physics.feet_height()
+        base.Task.initialize_episode(self, physics)
+
+    def get_reward(self, physics: Physics) -> float:
+        """:return: Product of height, uprightness and lack of effort, in [0, 1]."""
+        height = (float(physics.head_height()) - FALLEN_HEIGHT) / (UPRIGHT_HEIGHT - FALLEN_HEIGHT)
+        upright = (float(physics.torso_upright()) - FALLEN_UPRIGHT) / (1.0 - FALLEN_UPRIGHT)
+        activations = physics.data.act
+        effort = float(activations @ activations) / len(activations)
+        return min(max(height, 0.0), 1.0) * max(upright, 0.0) * (1.0 - EFFORT_COST * effort)
+
+    def get_termination(self, physics: Physics) -> float | None:
+        """:return: Discount 0 if the body has fallen, else None."""
+        fallen = physics.head_height() < FALLEN_HEIGHT or physics.torso_upright() < FALLEN_UPRIGHT
+        return 0.0 if fallen else None
+
+
 SPEEDS = {"stand": 0.0, "walk": float(humanoid._WALK_SPEED), "run": float(humanoid._RUN_SPEED)}
 """Speed to reach in m/s, by task"""
 
@@ -253,14 +325,14 @@ def load(task: str, random: Any = None) -> control.Environment:
     """
     Make the environment of a task.
 
-    :param task: ``"stand"``, ``"walk"`` or ``"run"``.
+    :param task: ``"stand"``, ``"walk"``, ``"run"`` or ``"balance"``.
     :param random: Seed or random state of the task.
     :return: The environment.
     """
     physics = Physics.from_model(wrapper.MjModel(build_model(*read_muscles())))
     return control.Environment(
         physics,
-        MuscleHumanoid(SPEEDS[task], random),
+        Balance(random=random) if task == "balance" else MuscleHumanoid(SPEEDS[task], random),
         time_limit=humanoid._DEFAULT_TIME_LIMIT,
         control_timestep=humanoid._CONTROL_TIMESTEP,
     )
