@@ -163,8 +163,8 @@ def lqr_gain(transition: Array, effect: Array, costs: Array, horizon: int) -> Ar
     :param horizon: Number of steps.
     :return: Gain ``(A, X)`` of the first step: the best control is minus the gain times the state.
     """
-    value: Array = costs
-    gain: Array = np.zeros(effect.T.shape)
+    value: NDArray[Any] = costs
+    gain: NDArray[Any] = np.zeros(effect.T.shape)
     for _ in range(horizon):
         gain = np.linalg.solve(np.eye(effect.shape[1]) + effect.T @ value @ effect, effect.T @ value @ transition)
         value = costs + transition.T @ value @ (transition - effect @ gain)

@@ -642,9 +642,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self._functions.compile(self.horizon, self.device)
         policy, progress, scale = self.policy, self._current_progress_remaining, self.phase.lr_scale
         policy.set_training_mode(True)
-        learning_rate = scale * self.lr_schedule(progress)
-        self.logger.record("train/learning_rate", learning_rate)
         if not isinstance(policy.actor_optimizer, LBFGS):  # its step lengths are not the learning rate's
+            learning_rate = scale * self.lr_schedule(progress)
+            self.logger.record("train/learning_rate", learning_rate)
             update_learning_rate(policy.actor_optimizer, learning_rate)
         update_learning_rate(policy.critic_optimizer, scale * self.critic_lr_schedule(progress))
         update_learning_rate(policy.world_model_optimizer, scale * self.world_model_lr_schedule(progress))
