@@ -31,7 +31,7 @@ class LBFGS(th.optim.LBFGS):
     :param max_eval: Number of evaluations after which a round ends. None: a quarter more than ``max_iter``.
     :param history_size: Largest number of curvature pairs.
     :param tolerance_grad: A round ends if no entry of the gradient is larger.
-    :param tolerance_change: A round ends if the loss, or no parameter, changes by more.
+    :param tolerance_change: A round ends if the loss changes by less, or no parameter by more.
     :param keep_history: Whether a round begins with the curvature pairs of the rounds before. It then descends further
         on its sample, and in extraction for Hopper-v5 less on fresh samples.
     :raises ValueError: If a number is out of range; the message names it.
@@ -118,7 +118,7 @@ class LBFGS(th.optim.LBFGS):
         if group["n_failures_in_a_row"] == MAX_FAILURES:
             group["n_failures_in_a_row"] = 0
             history.clear()
-        # Without pairs it is cleared too: torch scales the first step of a new history alone.
+        # Cleared without pairs, too: torch scales only the first step of a new history.
         if not group["keep_history"] or not history.get("old_dirs"):
             history.clear()
         else:

@@ -216,7 +216,7 @@ class PWMPolicy(BasePolicy):
         """
         :param learning_rate: Learning rate. L-BFGS does not use it.
         :param name: ``"adam"`` for an optimizer of ``optimizer_class``, or ``"lbfgs"``.
-        :param kwargs: Keyword arguments of the optimizer, before those of ``optimizer_kwargs``.
+        :param kwargs: Keyword arguments of the optimizer. With ``"adam"`` they replace those of ``optimizer_kwargs``.
         :return: New optimizer of the actor.
         """
         if name == "lbfgs":
