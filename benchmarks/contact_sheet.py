@@ -1,10 +1,11 @@
 """
-Draw one picture of each task of a suite on a sheet, or the muscle humanoid from three sides.
+Draw one picture of each task of a suite on a sheet, the muscle humanoid from three sides, or how it keeps its balance.
 
 ::
 
     python benchmarks/contact_sheet.py --suite mt30 --out docs/mt30.png
     python benchmarks/contact_sheet.py --muscles --out docs/muscle_humanoid.png
+    python benchmarks/contact_sheet.py --balance --out docs/muscle_humanoid_balance.png
 """
 
 import argparse
@@ -15,6 +16,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from tqdm import tqdm
 
 from sb3_pwm.envs import register_envs
@@ -50,17 +52,49 @@ def draw_muscles(out: Path) -> None:
     env.close()
 
 
+def draw_balance(out: Path) -> None:
+    """:param out: PNG of an episode of the expert, and of one with the same excitations but without feedback."""
+    env = gymnasium.make("Muscle-humanoid-balance", render_mode="rgb_array", width=220, height=320)
+    env.reset(seed=0)
+    # Imported after the environment is made, which chooses the OpenGL backend.
+    from sb3_pwm.envs.muscle_humanoid_expert import BalanceExpert
+
+    expert = BalanceExpert()
+    constant = (2.0 * expert.excitations - 1.0).astype(np.float32)
+    rows = {
+        "expert": (expert, (0, 10, 20, 100, 499)),
+        "no feedback": (lambda observation: constant, (0, 5, 10, 15, 20)),
+    }
+    figure, axes = plt.subplots(2, 5, figsize=(7.5, 4.6), layout="constrained")
+    for (name, (policy, shown)), row in zip(rows.items(), axes, strict=True):
+        observation, _ = env.reset(seed=0)
+        ended, step = False, 0
+        for ax in row:
+            ax.axis("off")
+        while not ended:
+            if step in shown:
+                ax = row[shown.index(step)]
+                ax.imshow(env.render())
+                ax.set_title(f"{name}, {step * 0.05:g} s", fontsize=8)
+            observation, _, terminated, truncated, _ = env.step(policy(observation))
+            ended, step = terminated or truncated, step + 1
+        print(f"{name}: {step} steps")
+    figure.savefig(out, dpi=100)
+    env.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=tuple(SUITES), default="mt30")
     parser.add_argument("--steps", type=int, default=20, help="random steps before the picture is taken")
     parser.add_argument("--muscles", action="store_true", help="the muscle humanoid instead")
+    parser.add_argument("--balance", action="store_true", help="how the muscle humanoid keeps its balance instead")
     parser.add_argument("--out", type=Path, default=Path("docs/mt30.png"))
     arguments = parser.parse_args()
 
     register_envs()
-    if arguments.muscles:
-        draw_muscles(arguments.out)
+    if arguments.muscles or arguments.balance:
+        (draw_muscles if arguments.muscles else draw_balance)(arguments.out)
         print(f"Written: {arguments.out}")
         return
     suite = get_suite(arguments.suite)

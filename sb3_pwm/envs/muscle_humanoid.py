@@ -276,8 +276,8 @@ class Balance(MuscleHumanoid):
     """
     Keep the balance. An episode starts with the body upright, and ends when it falls.
 
-    The reward of a control step is the product of three numbers in [0, 1]. The height of the head and the uprightness
-    of the torso count linearly: they are 1 in the upright pose, and 0 where the episode ends. The third number is
+    The reward of a control step is the product of three numbers in [0, 1]. Two of them are linear in the height of the
+    head and in the cosine of the torso's tilt: 1 in the upright pose, and 0 where the episode ends. The third one is
     ``1 - EFFORT_COST * mean(activations ** 2)``.
 
     The muscles start relaxed. Equal activations of all muscles do not hold the body, because the muscles that stretch

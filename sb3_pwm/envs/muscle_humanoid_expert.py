@@ -1,11 +1,9 @@
 """
-A controller that balances the muscle humanoid.
+A controller that keeps the muscle humanoid's balance. It makes offline data for ``Muscle-humanoid-balance``.
 
-It makes offline data for ``Muscle-humanoid-balance``, and shows that the task can be solved.
-
-The controller is a linear-quadratic regulator (LQR) of the body and its muscles together. It is computed from the model
-in about a second, as in MuJoCo's tutorial on LQR: the dynamics are linearized about a standing pose by finite
-differences, through contacts, muscle forces and activation dynamics.
+The controller is a linear-quadratic regulator (LQR) of the body and its muscles together, computed from the model. As
+in MuJoCo's tutorial on LQR, the dynamics are linearized about a standing pose by finite differences: through contacts,
+forces and activations of the muscles.
 
 This module imports dm_control. Import it after :func:`sb3_pwm.envs.rendering.import_suite`, which chooses the graphics
 library.
@@ -163,8 +161,8 @@ def lqr_gain(transition: Array, effect: Array, costs: Array, horizon: int) -> Ar
     :param horizon: Number of steps.
     :return: Gain ``(A, X)`` of the first step: the best control is minus the gain times the state.
     """
-    value: NDArray[Any] = costs
-    gain: NDArray[Any] = np.zeros(effect.T.shape)
+    value: Array = costs
+    gain: Array = np.zeros(effect.T.shape)
     for _ in range(horizon):
         gain = np.linalg.solve(np.eye(effect.shape[1]) + effect.T @ value @ effect, effect.T @ value @ transition)
         value = costs + transition.T @ value @ (transition - effect @ gain)
