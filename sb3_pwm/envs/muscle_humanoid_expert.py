@@ -20,7 +20,7 @@ from scipy.optimize import lsq_linear, root
 
 from sb3_pwm.envs.muscle_humanoid import build_model, read_muscles
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 TONIC_LEVEL = 0.35
 """Activation of the muscles in the standing pose, as far as the pose allows. Less costs less, and bears less noise."""
