@@ -69,8 +69,8 @@ class DeterministicPolicy(nn.Module):
         space = policy.action_space
         assert isinstance(space, spaces.Box)
         optimizers = policy.actor_optimizer, policy.critic_optimizer, policy.world_model_optimizer
-        # Optimizers and critics are not copied: they need most of the memory of a policy.
-        left_out = {id(part): None for part in (*optimizers, policy.critic, policy.critic_target)}
+        # Optimizers and critics are not copied: they need most of the memory of a policy. The actor's average acts.
+        left_out = {id(part): None for part in (*optimizers, policy.actor, policy.critic, policy.critic_target)}
         self.policy = copy.deepcopy(policy, left_out).to("cpu").eval()  # type: ignore[arg-type]
         self.policy.requires_grad_(False)
         _make_exportable(self.policy)

@@ -311,16 +311,16 @@ def test_phases():
         return current_phase(offline, learned_offline, pretrained, *(values or ("auto", "auto", "auto")))
 
     online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
-    online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0)
+    online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
-    near_data.update(bc_coef=4.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0)
+    near_data.update(bc_coef=4.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
     assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)
     assert (
         phase(False, True, True)
         == phase(False, True, False)
-        == Phase(OFFLINE_TO_ONLINE, 1, **{**near_data, "new_fraction": 0.5, "lr_scale": 0.1})
+        == Phase(OFFLINE_TO_ONLINE, 1, **{**near_data, "new_fraction": 0.5, "lr_scale": 0.1, "actor_tau": 0.005})
     )
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
         given = phase(*flags, 3, 0.25, 0.5)

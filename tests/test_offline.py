@@ -258,6 +258,42 @@ def test_learning_rates_after_offline_learning_are_a_tenth(dataset, world_model)
         make("Pendulum-v1", world_model, dataset, lr_scale=0.0)
 
 
+def test_after_offline_learning_the_average_of_the_actor_acts(dataset, world_model, tmp_path):
+    def parameters(actor):
+        return th.nn.utils.parameters_to_vector(actor.parameters()).clone()
+
+    model = make("Pendulum-v1", world_model, dataset, actor_tau="auto").learn(5)
+    policy = model.policy
+    assert th.equal(parameters(policy.actor), parameters(policy.actor_average))  # offline it is the actor itself
+    model.offline = False
+    expected, train = parameters(policy.actor), model.train
+
+    def train_once(gradient_steps, batch_size):
+        nonlocal expected
+        assert gradient_steps == 1
+        train(gradient_steps, batch_size)
+        expected = 0.995 * expected + 0.005 * parameters(policy.actor)
+
+    model.train = train_once
+    model.learn(30, reset_num_timesteps=False)
+    th.testing.assert_close(parameters(policy.actor_average), expected)
+    assert not th.equal(parameters(policy.actor), expected)
+
+    observation = np.array([0.5, 0.8, 0.1], np.float32)
+    latent = policy.encode(th.as_tensor(observation).unsqueeze(0))
+    average = 2.0 * th.tanh(policy.actor_average(latent)[0]).item()
+    assert model.predict(observation, deterministic=True)[0].item() == pytest.approx(average, abs=1e-5)
+    del model.train
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", device="cpu")
+    assert loaded.predict(observation, deterministic=True)[0].item() == pytest.approx(average, abs=1e-5)
+    # Parameters of a model that had no average: the actor acts.
+    saved = model.get_parameters()
+    saved["policy"] = {name: value for name, value in saved["policy"].items() if "actor_average" not in name}
+    loaded.set_parameters(saved)
+    assert th.equal(parameters(loaded.policy.actor_average), parameters(policy.actor))
+
+
 def test_a_data_set_alone_is_a_head_start(dataset):
     model = PWM(
         "MlpPolicy", gymnasium.make("Pendulum-v1"), dataset=dataset, learning_starts=10, device="cpu", seed=0,

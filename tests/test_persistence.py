@@ -671,6 +671,7 @@ REPLACED = dict(
     discounted_fraction=(0.25, lambda m: m.phase.discounted_fraction),
     new_fraction=(0.25, lambda m: m.phase.new_fraction),
     lr_scale=(0.5, lambda m: m.phase.lr_scale),
+    actor_tau=(0.25, lambda m: m.phase.actor_tau),
     world_model_updates=(2, lambda m: m.phase.n_world_model_updates),
     world_model_loss_kwargs=(dict(reward_coef=0.5), lambda m: m.world_model_loss_kwargs),
     bc_coef=(0.5, lambda m: m.phase.bc_coef),
@@ -691,6 +692,7 @@ READ = dict(
 )  # fmt: skip
 # Arguments that are tested elsewhere: refused, or given to load as such
 OTHERS = {"policy", "policy_kwargs", "env", "device", "world_model", "dataset", "task", "_init_setup_model"}
+OTHERS |= {"policy_optimizer", "policy_optimizer_kwargs"}  # test_lbfgs.py
 
 
 def test_every_argument_of_load_has_an_effect(saved, tmp_path, monkeypatch):

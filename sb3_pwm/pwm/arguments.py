@@ -204,6 +204,7 @@ def check_arguments(model: Any) -> None:
     _check_number_or_auto(model, "discounted_fraction", 0.0, 1.0)
     _check_number_or_auto(model, "new_fraction", 0.0, 1.0)
     _check_number_or_auto(model, "lr_scale", 0.0, above=True)
+    _check_number_or_auto(model, "actor_tau", 0.0, 1.0, above=True)
     parse_bc_coef(model.bc_coef)
     if model.phase.imagined_critic_coef == model.phase.replay_critic_coef == 0.0:
         raise ValueError(

@@ -23,6 +23,7 @@ class Phase:
     :param imagined_critic_coef: Weight of the critics' loss on imagined rollouts.
     :param new_fraction: Fraction of replayed sequences that are drawn from the steps after offline learning.
     :param lr_scale: Factor of all learning rates.
+    :param actor_tau: Polyak coefficient of the average of the actor, which acts deterministically.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Phase:
     imagined_critic_coef: float
     new_fraction: float
     lr_scale: float
+    actor_tau: float
 
     @property
     def trains_world_model(self) -> bool:
@@ -58,6 +60,7 @@ def current_phase(
     imagined_critic_coef: float | str = "auto",
     new_fraction: float | str = "auto",
     lr_scale: float | str = "auto",
+    actor_tau: float | str = "auto",
 ) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
@@ -77,6 +80,7 @@ def current_phase(
         if ``replay_critic_coef`` is 0.
     :param new_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 online after offline learning, else 0.
     :param lr_scale: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.1 online after offline learning, else 1.
+    :param actor_tau: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.005 online after offline learning, else 1.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -94,6 +98,7 @@ def current_phase(
         _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
         _resolve(new_fraction, 0.5 if name == OFFLINE_TO_ONLINE else 0.0),
         _resolve(lr_scale, 0.1 if name == OFFLINE_TO_ONLINE else 1.0),
+        _resolve(actor_tau, 0.005 if name == OFFLINE_TO_ONLINE else 1.0),
     )
 
 

@@ -1,5 +1,6 @@
 """The policy of PWM: the world model, and actor and critics over its latents."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
@@ -190,6 +191,7 @@ class PWMPolicy(BasePolicy):
             float(log_std_init),
             float(log_std_min),
         )
+        self.actor_average = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
         self.critic_target.load_state_dict(self.critic.state_dict())
@@ -232,6 +234,13 @@ class PWMPolicy(BasePolicy):
             if paper_betas:
                 options["betas"] = (0.7, 0.95)
         return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs, **kwargs})  # type: ignore[call-arg]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # A model that was saved before the average of the actor existed
+        for name in [name for name in state_dict if name.startswith(f"{prefix}actor.")]:
+            average = name.replace(f"{prefix}actor.", f"{prefix}actor_average.", 1)
+            state_dict.setdefault(average, state_dict[name])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """
@@ -368,9 +377,10 @@ class PWMPolicy(BasePolicy):
             ) from error
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        mean, log_std = self.actor(self.encode(observation))
+        latents = self.encode(observation)
         if deterministic:
-            return th.tanh(mean)
+            return th.tanh(self.actor_average(latents)[0])
+        mean, log_std = self.actor(latents)
         return squashed_action(mean, log_std, th.randn_like(mean))
 
     def export(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:

@@ -132,6 +132,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param lr_scale: Factor of all three learning rates. A policy that was extracted from data is lost in a thousand
         steps if the world model, whose latents it sees, learns as fast as from scratch. ``"auto"``: 0.1 when the model
         goes on online after offline learning, else 1.
+    :param actor_tau: Polyak coefficient of the average of the actor's weights, which acts wherever actions are
+        deterministic: in evaluations and exported policies. With 1 it is the actor itself. ``"auto"``: 0.005 when the
+        model goes on online after offline learning, where single updates can lose what was extracted, else 1.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
@@ -230,6 +233,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         discounted_fraction: float | str = "auto",
         new_fraction: float | str = "auto",
         lr_scale: float | str = "auto",
+        actor_tau: float | str = "auto",
         world_model_updates: int | str = "auto",
         world_model_loss_kwargs: dict[str, float] | None = None,
         world_model: WorldModelArgument = None,
@@ -308,6 +312,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.discounted_fraction = discounted_fraction
         self.new_fraction = new_fraction
         self.lr_scale = lr_scale
+        self.actor_tau = actor_tau
         self.world_model_updates = world_model_updates
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
@@ -429,6 +434,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.imagined_critic_coef,
             self.new_fraction,
             self.lr_scale,
+            self.actor_tau,
         )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
@@ -461,6 +467,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+                polyak_update(self.actor.parameters(), self.policy.actor_average.parameters(), phase.actor_tau)
                 self._n_updates += 1
         self._log_metrics(metrics)
         optimizer = self.policy.actor_optimizer
@@ -520,9 +527,12 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             latents = self.policy.encode(self.replay_buffer.first_observations(N_STARTS, self._vec_normalize_env))
         score = rollout_return(self.policy, latents, self._uses_termination)
         self.logger.record("train/rollout_return", score)
-        self._best_actor.judge(self.policy.actor, score, self._n_updates)
-        if is_last and self._best_actor.restore(self.policy.actor, score) and self.verbose >= 1:
-            best = self._best_actor
+        best, actor = self._best_actor, self.policy.actor_average
+        best.judge(actor, score, self._n_updates)
+        if not is_last or not best.restore(actor, score):
+            return
+        self.policy.actor.load_state_dict(actor.state_dict())
+        if self.verbose >= 1:
             print(
                 f"Kept the policy after {best.n_updates} updates: its return in {N_STEPS} steps of the world model is "
                 f"{best.score:.5g}, that of the last one {score:.5g}"

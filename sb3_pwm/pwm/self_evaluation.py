@@ -42,7 +42,7 @@ def rollout_return(policy: PWMPolicy, latents: th.Tensor, termination: bool, n_s
     world_model, task = policy.world_model, policy.task_index
     returns, alive = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
     for _ in range(n_steps):
-        actions = th.tanh(policy.actor(latents)[0])
+        actions = th.tanh(policy.actor_average(latents)[0])
         returns += alive * world_model.reward(latents, actions, task)
         latents = world_model.next(latents, actions, task)
         if termination:
