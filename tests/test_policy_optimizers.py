@@ -38,7 +38,7 @@ def test_runs_end_at_both_budgets_and_are_skipped_when_finished(
     adam = pd.read_csv(out / "pendulum-v1" / "adam-seed0.csv")
     assert adam["evaluations"].tolist() == adam["updates"].tolist() == [0, 8, 16, 24]
     lbfgs = pd.read_csv(out / "pendulum-v1" / "lbfgs-seed0.csv")
-    assert (lbfgs["evaluations"].diff().dropna() <= 2 * 4).all(), "two rounds of at most four evaluations"
+    assert (lbfgs["evaluations"] >= 2 * lbfgs["updates"]).all(), "a line search evaluates at least one more point"
     assert lbfgs["evaluations"].iloc[-2] < 24 <= lbfgs["evaluations"].iloc[-1]
     assert adam["return"].iloc[0] == lbfgs["return"].iloc[0], "the same policy to begin with"
     assert adam["cpu_seconds"].iloc[-1] > 0.01
