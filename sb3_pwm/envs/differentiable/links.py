@@ -26,6 +26,8 @@ class PlanarLinks(nn.Module):
 
         sum_k (A_jk t_j . t_k + I_jk) q_k'' = t_j . (sum_k A_jk u(theta_k) theta_k'^2 - g sum_i m_i c_ij z) + force_j
 
+    The tests compare the motion with MuJoCo's.
+
     :param masses: Masses of the L links in kg.
     :param inertias: Moments of inertia of the links about their centers of mass, in kg m^2.
     :param centers: Constants of the links' centers of mass, ``L`` rows of ``L`` numbers, in m.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch as th
 from torch import nn
@@ -67,10 +68,12 @@ class Simulator(nn.Module, ABC):
     """Size of an observation, O"""
     action_dim: int
     """Size of an action, A"""
-    substeps: int = 1
-    """Number of steps of the integrator in a step of the simulator"""
     step_seconds: float = 0.02
     """Length of a step"""
+    substeps: int = 1
+    """Number of steps of the integrator in a step of the simulator"""
+    integrator_step = staticmethod(runge_kutta_step)
+    """Step of the integrator, :func:`runge_kutta_step` or :func:`semi_implicit_euler_step`"""
 
     @abstractmethod
     def accelerations(self, positions: th.Tensor, velocities: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -80,9 +83,6 @@ class Simulator(nn.Module, ABC):
         :param actions: ``(..., A)``
         :return: Accelerations ``(..., S / 2)``.
         """
-
-    integrator_step = staticmethod(runge_kutta_step)
-    """Step of the integrator"""
 
     def next(self, states: th.Tensor, actions: th.Tensor, task: th.Tensor | None = None) -> th.Tensor:
         """
@@ -94,9 +94,10 @@ class Simulator(nn.Module, ABC):
         :return: States ``(..., S)`` after the step.
         """
         positions, velocities = states.chunk(2, -1)
+        accelerations = partial(self.accelerations, actions=actions)
         for _ in range(self.substeps):
             positions, velocities = self.integrator_step(
-                lambda p, v: self.accelerations(p, v, actions), positions, velocities, self.step_seconds / self.substeps
+                accelerations, positions, velocities, self.step_seconds / self.substeps
             )
         return th.cat([positions, velocities], -1)
 
@@ -128,6 +129,6 @@ class Simulator(nn.Module, ABC):
     def initial_state(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param n: Number of states.
-        :param generator: Source of the random numbers. None: torch's own.
+        :param generator: Generator of the random numbers, on the simulator's device. None: torch's own.
         :return: States ``(n, S)`` in which episodes begin.
         """
