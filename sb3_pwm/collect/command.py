@@ -26,8 +26,6 @@ class Collect:
         sb3-pwm collect --tasks walker-walk walker-run --steps 20000 --out data \\
             --behavior replay:logs/pwm/{env}_1 policy:logs/pwm/{env}_1:0.2
 
-        sb3-pwm collect --tasks muscle-humanoid-balance --steps 50000 --out data --behavior expert:0,0.3,0.5,1=4 random
-
         sb3-pwm collect --tasks Hopper-v5 --behavior policy:tqc_hopper.zip:0,0.1,0.3=3 random --steps 100000 --out data
 
     :param steps: Number of agent steps per task. The last episode is completed.
