@@ -73,7 +73,7 @@ def main() -> None:
             world_model=args.out / "world_model.safetensors",
             dataset=dataset,
             offline=True,
-            bc_coef=0.3,  # less than the default, since the data of a learning agent covers many actions
+            bc_coef=0.1,  # less than the default, since the data of a learning agent covers many actions
             policy_kwargs=dict(net_arch=dict(pi=[128, 128], vf=[128, 128])),
             seed=0,
         )
