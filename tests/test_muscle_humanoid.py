@@ -239,7 +239,7 @@ def test_balance_starts_upright_on_the_feet(balance):
         # A foot is two capsules of radius 0.027 m. The lowest point is below one of their ends.
         ends = [
             geom.xpos[2] + sign * physics.model.ptr.geom(geom.id).size[1] * geom.xmat[8]
-            for geom in (physics.data.ptr.geom(number) for number in physics._feet)
+            for geom in (physics.data.ptr.geom(name) for name in muscle_humanoid.FEET)
             for sign in (-1, 1)
         ]
         assert min(ends) == pytest.approx(0.027, abs=1e-6)

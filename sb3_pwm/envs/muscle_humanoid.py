@@ -35,6 +35,8 @@ _BONE_HALF_LENGTH = 0.05  # meters, half the length of a cylinder in images; for
 _LARGEST_ANGLE = 0.05  # rad
 _LARGEST_VELOCITY = 0.15  # rad/s, and m/s of the whole body
 
+FEET = ("left_left_foot", "right_left_foot", "left_right_foot", "right_right_foot")
+"""Names of the geoms of the feet"""
 UPRIGHT_HEIGHT = 1.47
 """Height of the head in meters from which Balance's reward does not rise further; 1.474 with straight legs"""
 FALLEN_HEIGHT = 1.1
@@ -164,6 +166,19 @@ def build_model(bones: Sequence[Bone], muscles: Sequence[Muscle]) -> mujoco.MjMo
     return spec.compile()
 
 
+def feet_height(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    """
+    Measure the height of the feet.
+
+    :param model: The humanoid.
+    :param data: State whose kinematics are computed.
+    :return: Distance between the floor and the lowest point of the feet, in meters; negative in the floor.
+    """
+    floor = model.geom("floor").id
+    feet = [model.geom(name).id for name in FEET]
+    return min(mujoco.mj_geomDistance(model, data, floor, foot, math.inf, None) for foot in feet)
+
+
 class Physics(humanoid.Physics):  # type: ignore[misc]
     """
     dm_control's physics of the humanoid, with the state of the muscles.
@@ -207,22 +222,8 @@ class Physics(humanoid.Physics):  # type: ignore[misc]
         return (offsets @ self.data.xmat[self._torso].reshape(3, 3)).ravel()
 
     @functools.cached_property
-    def _floor(self) -> int:
-        return int(self.model.name2id("floor", "geom"))
-
-    @functools.cached_property
-    def _feet(self) -> list[int]:
-        names = [f"{part}_{side}_foot" for side in ("left", "right") for part in ("left", "right")]
-        return [int(self.model.name2id(name, "geom")) for name in names]
-
-    @functools.cached_property
     def _length_range(self) -> NDArray[np.float64]:
         return self.model.actuator_lengthrange[:, 1] - self.model.actuator_lengthrange[:, 0]
-
-    def feet_height(self) -> float:
-        """:return: Distance in meters between the floor and the lowest point of the feet."""
-        model, data = self.model.ptr, self.data.ptr
-        return min(mujoco.mj_geomDistance(model, data, self._floor, foot, math.inf, None) for foot in self._feet)
 
     def muscle_lengths(self) -> NDArray[np.float64]:
         """:return: Lengths ``(152,)``, scaled from the range within the limits of the joints to [0, 1]."""
@@ -300,7 +301,7 @@ class Balance(MuscleHumanoid):
         data.qpos[7:] = np.clip(angles, low, high)
         data.qvel[:] = scale * self.random.uniform(-_LARGEST_VELOCITY, _LARGEST_VELOCITY, len(data.qvel))
         physics.after_reset()
-        data.qpos[2] -= physics.feet_height()
+        data.qpos[2] -= feet_height(physics.model.ptr, data.ptr)
         base.Task.initialize_episode(self, physics)
 
     def get_reward(self, physics: Physics) -> float:

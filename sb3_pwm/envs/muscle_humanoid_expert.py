@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear, root
 
-from sb3_pwm.envs.muscle_humanoid import build_model, read_muscles
+from sb3_pwm.envs.muscle_humanoid import build_model, feet_height, read_muscles
 
 Array = NDArray[Any]
 
 TONIC_LEVEL = 0.35
-"""Activation of the muscles in the standing pose, as far as the pose allows. Less costs less, and bears less noise."""
+"""Activation of the muscles in the standing pose, as far as the pose allows: a lower one tolerates less noise"""
 _PHYSICS_STEPS = 10  # per agent step: two control steps of 25 ms
 _KNEE_ANGLE = 0.2  # rad, so that the knees can give way in both directions
 _POSITION_COST = 30.0  # of a squared deviation in m or rad, relative to a squared deviation of an excitation
@@ -79,8 +79,6 @@ def standing_pose(model: mujoco.MjModel) -> mujoco.MjData:
     :return: State in which the floor carries the body. ``qfrc_inverse`` holds the torques that the joints need.
     """
     data = mujoco.MjData(model)
-    feet = [number for number in range(model.ngeom) if model.geom(number).name.endswith("_foot")]
-    floor = model.geom("floor").id
 
     def imbalance(unknowns: Array) -> Array:
         """:return: Vertical force in kN and pitching torque in kNm that the body lacks, and tilt of the feet in rad."""
@@ -92,7 +90,7 @@ def standing_pose(model: mujoco.MjModel) -> mujoco.MjData:
             data.joint(f"{side}_hip_y").qpos = -_KNEE_ANGLE / 2
             data.joint(f"{side}_ankle_y").qpos = ankle
         mujoco.mj_kinematics(model, data)
-        data.qpos[2] -= depth + min(mujoco.mj_geomDistance(model, data, floor, foot, np.inf, None) for foot in feet)
+        data.qpos[2] -= feet_height(model, data) + depth
         mujoco.mj_inverse(model, data)  # velocities and accelerations are 0
         force, torque = data.qfrc_inverse[[2, 4]] / 1000.0
         return np.array([force, torque, data.body("right_foot").xmat[2]])
@@ -161,7 +159,7 @@ def lqr_gain(transition: Array, effect: Array, costs: Array, horizon: int) -> Ar
     :param horizon: Number of steps.
     :return: Gain ``(A, X)`` of the first step: the best control is minus the gain times the state.
     """
-    value: Array = costs
+    value = costs
     gain: Array = np.zeros(effect.T.shape)
     for _ in range(horizon):
         gain = np.linalg.solve(np.eye(effect.shape[1]) + effect.T @ value @ effect, effect.T @ value @ transition)
