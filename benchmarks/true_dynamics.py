@@ -10,7 +10,7 @@ model's place. It learns from many more steps than PWM, and is evaluated at PWM'
     python benchmarks/true_dynamics.py table              # the Markdown table
 
 A run is one process on one core, and its result one CSV file, as in learning_curves.py. On an idle core, a run of SHAC
-takes 2 to 6 minutes and a run of PWM 5 to 15.
+takes 2 to 10 minutes and a run of PWM 5 to 15.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ LOWEST_ANGLES, HIGHEST_ANGLES = (-1.8, 0.0, -1.2), (0.8, 2.4, 0.8)
 LIMIT_STIFFNESS = 500.0
 """Stiffness of the springs at the ends of these ranges in N m per rad"""
 STIFFNESS, DISSIPATION = 2e4, 1.0
-"""Of the ground, in N/m and s/m. The hopper sinks in by 3 mm where it stands on heel and toe."""
+"""Of the ground, in N/m and s/m. The hopper sinks in by 4 mm where it stands on heel and toe."""
 FRICTION, VISCOSITY = 1.0, 1e3
 """Ground's coefficient of friction, and its force per speed on a point that hardly slides, in N s/m"""
 STANDING = (0.0, 0.88, 0.0, -0.5, 0.5, math.pi / 2)
