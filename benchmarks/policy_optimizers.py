@@ -36,7 +36,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
-from sb3_pwm.data.environments import find_task, flat_env, make_env
+from sb3_pwm.data.environments import find_task, flat_env, make_env, stored_name
 from sb3_pwm.pwm.lbfgs import LBFGS
 
 DEFAULT_OUT = Path("logs/policy_optimizers")
@@ -102,8 +102,7 @@ def extract(run: Run, out: Path) -> None:
     """
     task, env_id = find_task(run.task)
     world_model = WorldModel.load(run.world_model)
-    # Models of replay buffers have the name as their user wrote it.
-    name = next((known for known in world_model.config.tasks if known.lower() == task.lower()), task)
+    name = stored_name(task, world_model.config.tasks)
     source = run.data.format(task=run.task)
     model = PWM(
         "MlpPolicy",

@@ -17,8 +17,7 @@ from sb3_pwm.envs.differentiable import Simulator
 from sb3_pwm.pwm import losses, optimizers
 from sb3_pwm.pwm.imagination import LatentRollout, imagine, imagined_step
 from sb3_pwm.pwm.networks import Actor
-
-ACTOR_CLIP, CRITIC_CLIP = 1.0, 100.0
+from sb3_pwm.pwm.pwm import ACTOR_CLIP, CRITIC_CLIP
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,18 @@ def find_task(name: str) -> Task:
     return Task(found.lower(), f"{package}:{found}" if package else found)
 
 
+def stored_name(task: str, known: Iterable[str]) -> str:
+    """
+    Find the name that data or a world model has for a task.
+
+    :param task: Name of the task.
+    :param known: Names of their tasks. ``OfflineDataset.from_replay_buffer(buffer, "Hopper-v5")`` has the name as its
+        user wrote it.
+    :return: The known name that differs in upper and lower case at most; ``task`` if there is none.
+    """
+    return next((name for name in known if name.lower() == task.lower()), task)
+
+
 def check_tasks(tasks: Iterable[Task]) -> None:
     """
     Check that policies of this package can act in the environments of tasks. The tasks of this package are not checked.

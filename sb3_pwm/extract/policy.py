@@ -14,7 +14,7 @@ from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.data.environments import find_task, flat_env, make_env
+from sb3_pwm.data.environments import find_task, flat_env, make_env, stored_name
 from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.world_model.model import WorldModel
 
@@ -98,8 +98,7 @@ def extract_policy(
         is wrong.
     """
     task, env_id = find_task(task)
-    # OfflineDataset.from_replay_buffer(buffer, "Hopper-v5") has the name as its user wrote it.
-    name = next((known for known in dataset.tasks if known.lower() == task.lower()), task)
+    name = stored_name(task, dataset.tasks)
     data = dataset.select([name])
     if config.like and name not in world_model.config.tasks:
         world_model.add_task(name, config.like)
