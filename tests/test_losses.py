@@ -216,8 +216,30 @@ def test_each_kind_of_state_counts_by_its_coefficient():
 
 def test_behavior_loss_by_hand():
     means, actions = th.atanh(th.tensor([[0.2, 0.0], [0.0, 0.5]])), th.tensor([[0.5, 0.0], [-0.5, 1.0]])
-    expected = (0.5 * (0.3 + 0.3**2) + 1.5 * 2 * (0.5 + 0.5**2)) / 2
+    first = (0.5 * (0.3 + 0.3**2) + 1.5 * (0.5 + 0.5**2)) / 2
+    second = 1.5 * (0.5 + 0.5**2) / 2
+    expected = math.log(first + 0.01) + math.log(second + 0.01)
     assert behavior_loss(means, actions, th.tensor([0.5, 1.5])).item() == pytest.approx(expected)
+
+
+def test_behavior_loss_is_a_likelihood_with_the_best_spread():
+    """The density exp(-rho / s) / s of one action, where s is searched for instead of put in."""
+    th.manual_seed(0)
+    actions = (0.3 * th.randn(500, 1)).clamp(-1.0, 1.0)
+    distances = actions.abs() + actions**2
+    spreads = th.linspace(0.05, 1.0, 1_901)
+    best = (distances / spreads + spreads.log()).mean(0).min()
+    assert behavior_loss(th.zeros(500, 1), actions, th.ones(500)).item() == pytest.approx(best.item() - 1.0, abs=0.04)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_behavior_loss_counts_in_units_of_the_spread(scale):
+    """Ten times the noise, ten times farther away: the same gradient for the same share of the noise."""
+    means = th.full((2, 1), 0.01 * scale).requires_grad_()
+    loss = behavior_loss(means, th.tensor([[0.05], [-0.05]]) * scale, th.tensor([1.5, 0.5]))
+    gradient = scale * th.autograd.grad(loss, means)[0].sum()
+    # By hand, of the absolute distance alone: (0.5 - 1.5) / 2 over a spread of (1.5 * 0.04 + 0.5 * 0.06) / 2
+    assert gradient.item() == pytest.approx(-0.5 / 0.045, rel=0.35)
 
 
 def best_action(actions: th.Tensor) -> float:
@@ -245,8 +267,7 @@ def test_behavior_loss_pulls_harder_from_farther_away():
     means = th.atanh(th.tensor([[0.05], [0.9]])).requires_grad_()
     loss = behavior_loss(means, th.tensor([[0.0], [-0.9]]), th.ones(2))
     near, far = th.autograd.grad(loss, means)[0].squeeze(-1) / (1.0 - th.tanh(means.detach().squeeze(-1)) ** 2)
-    assert near.item() == pytest.approx((1.0 + 2 * 0.05) / 2, rel=1e-4)
-    assert far.item() == pytest.approx((1.0 + 2 * 1.8) / 2, rel=1e-4)
+    assert (far / near).item() == pytest.approx((1.0 + 2 * 1.8) / (1.0 + 2 * 0.05), rel=1e-4)
 
 
 def test_entropy_coefficient_moves_towards_the_target():
@@ -313,7 +334,7 @@ def test_phases():
     online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
     online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
-    near_data.update(bc_coef=4.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
+    near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
     assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)

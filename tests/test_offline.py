@@ -1,6 +1,7 @@
 """PWM with a pretrained world model and offline data: no environment is stepped, and everything else is as ever."""
 
 import copy
+import math
 import re
 import subprocess
 import sys
@@ -317,7 +318,7 @@ def test_behavior_coef_draws_the_policy_to_the_data(world_model):
     states = data.task_data("pendulum-v1").episode(0).observations
     actions = model.predict(states, deterministic=True)[0] / 2.0
     assert np.abs(actions - 0.6).mean() < 0.15
-    assert model.logger.name_to_value["train/bc_loss"] < 0.05
+    assert model.logger.name_to_value["train/bc_loss"] < math.log(0.05 + 0.01)  # a mean distance of 0.05
 
 
 def test_behavior_temperature_prefers_what_turned_out_well(world_model):

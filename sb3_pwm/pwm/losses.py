@@ -16,6 +16,8 @@ from sb3_pwm.pwm.imagination import LatentRollout
 
 BEST_SHARE = 0.2
 """Smallest share of the replayed steps that have the largest weight in the behavior term"""
+MIN_SPREAD = 0.01
+"""Added to the spread of the actions in the behavior term: nearer than this, imitation gains nothing"""
 
 
 class ReplayedStates(NamedTuple):
@@ -174,20 +176,28 @@ def actor_loss(
 
 def behavior_loss(means: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
-    Distance between the policy's mean actions and the replayed ones: ``|d| + d^2``, summed over the dimensions.
+    Negative log-likelihood of the replayed actions, up to a constant: ``sum_k log(mean_j(w_j (|d_jk| + d_jk^2)))``.
 
-    Noise that was clipped at the bounds of the actions pulls the mean of a behavior's actions to the middle, and leaves
-    their median where it was: the absolute distance finds the median. The square keeps rare states, as those that
-    episodes begin in: the gradient of the absolute distance is no larger where the policy is far from the data, so that
-    the many states where it is near outweigh them (docs/experiments.md).
+    The mean over the states is inside of the logarithm, since the spread of the data's actions around the policy's is
+    what it is for these data: the maximum-likelihood spread of a density ``exp(-rho / s) / s`` is the mean of rho, and
+    the likelihood with it the mean's logarithm. The gradient is that of the distance in units of this spread. So the
+    data decide how far the policy may go: where the actions of the data vary much, the world model knows many actions;
+    those of a single expert it knows only nearby (docs/experiments.md).
+
+    The distance ``rho = |d| + d^2`` is robust and yet pulls harder from farther away. Noise that was clipped at the
+    bounds of the actions pulls the mean of a behavior's actions to the middle, and leaves their median where it was:
+    the absolute distance finds the median. The square keeps rare states, as those that episodes begin in: the gradient
+    of the absolute distance is no larger where the policy is far from the data, so that the many states where it is
+    near outweigh them.
 
     :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
     :param actions: ``(M, A)`` replayed actions.
     :param weights: ``(M,)`` weights of the replayed actions, see :func:`advantage_weights`.
-    :return: Scalar; the weighted mean over the states.
+    :return: Scalar; the sum over the dimensions of the action.
     """
     distances = (th.tanh(means) - actions).abs()
-    return (weights * (distances + distances**2).sum(-1)).mean()
+    spreads = (weights.unsqueeze(-1) * (distances + distances**2)).mean(0)  # (A,)
+    return (spreads + MIN_SPREAD).log().sum()
 
 
 def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:

@@ -5,7 +5,7 @@ import math
 
 ONLINE, OFFLINE, OFFLINE_TO_ONLINE = "online", "offline", "offline_to_online"
 
-DEFAULT_BC_COEF = 4.0
+DEFAULT_BC_COEF = 1.0
 """Weight of the behavior term near the data, if it is ``"auto"``"""
 
 
@@ -71,8 +71,8 @@ def current_phase(
     :param world_model_updates: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline with a pretrained world model,
         else 1.
     :param replay_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0.
-    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 4 offline and after it, else 0; ``"auto_2.5"``: 2.5
-        instead of 4. Without the behavior term, a policy that was learned offline is lost within hundreds of online
+    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0; ``"auto_2.5"``: 2.5
+        instead of 1. Without the behavior term, a policy that was learned offline is lost within hundreds of online
         updates (docs/experiments.md).
     :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
     :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.

@@ -26,7 +26,7 @@ from sb3_pwm.common.precision import autocast
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
 from sb3_pwm.data.types import SequenceBatch, SequenceSampling
-from sb3_pwm.pwm import arguments, losses, optimizers
+from sb3_pwm.pwm import arguments, losses, optimizers, self_evaluation
 from sb3_pwm.pwm.arguments import DatasetArgument, WorldModelArgument
 from sb3_pwm.pwm.entropy import EntropyCoefficientMixin
 from sb3_pwm.pwm.imagination import LatentRollout
@@ -36,7 +36,7 @@ from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
 from sb3_pwm.pwm.phase import Phase, current_phase
 from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
-from sb3_pwm.pwm.self_evaluation import MIN_UPDATES, N_EVALUATIONS, N_STARTS, N_STEPS, BestActor, rollout_return
+from sb3_pwm.pwm.self_evaluation import BestActor
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
 from sb3_pwm.pwm.update_functions import UpdateFunctions, pays_to_compile
 from sb3_pwm.world_model.config import DEFAULT_SIZE
@@ -152,16 +152,18 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param task: Name of the task, if the world model or the data has several. None: the task that is named like the
         environment.
     :param offline: Whether :meth:`learn` learns from the replay buffer alone.
-    :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the distance between the policy's
-        mean action and the replayed one. It keeps the policy where the world model knows the dynamics. ``"auto"``: 4
-        offline and when the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the
-        same with 2.5 instead of 4.
+    :param bc_coef: Weight of the behavior-cloning term in the actor's loss: the negative log-likelihood of the replayed
+        actions, with the spread that they have around the policy's mean actions. It keeps the policy where the world
+        model knows the dynamics: as near to the data as their actions are to each other. ``"auto"``: 1 offline and when
+        the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the same with 2.5
+        instead of 1. See :func:`~sb3_pwm.pwm.losses.behavior_loss`.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the standard
         deviation of the advantages. A small one imitates only actions after which the episode turned out better than
         the critics expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
     :param keep_best: Whether offline learning ends with the best policy, where the last one is much worse. The judge
         is the world model: it rolls the policy out from where the episodes of the data begin, ten times while
-        :meth:`learn` makes 500 updates or more (``train/rollout_return``).
+        :meth:`learn` makes 500 updates or more (``train/rollout_return``). Where the last policy's rollouts leave the
+        data, the judge is not believed, and the last policy stays.
     :param ent_coef: Coefficient of the entropy bonus. ``"auto"`` or ``"auto_0.03"`` (with an initial value) learns it,
         as SAC does.
     :param target_entropy: Target of the learned coefficient, in nats. ``"auto"``: -0.25 per action dimension. The floor
@@ -515,27 +517,42 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         metrics.record(termination_loss=loss)
 
     def _judge_policy(self) -> None:
-        """Judge the policy now and then, and at the end go back to the best one if the last is much worse."""
+        """
+        Judge the policy now and then, and at the end go back to the best one if the last is much worse.
+
+        The last policy stays if its rollouts left the data, where the world model has made up what it says.
+        """
         start = self._num_timesteps_at_start
         done, total = self.num_timesteps - start, self._total_timesteps - start
         is_last = done >= total
-        if total < MIN_UPDATES or (not is_last and done % max(total // N_EVALUATIONS, 1)):
+        every = max(total // self_evaluation.N_EVALUATIONS, 1)
+        if total < self_evaluation.MIN_UPDATES or (not is_last and done % every):
             return
         assert self.replay_buffer is not None
         self.policy.set_training_mode(False)
+        starts = self.replay_buffer.first_observations(self_evaluation.N_STARTS, self._vec_normalize_env)
         with th.no_grad():
-            latents = self.policy.encode(self.replay_buffer.first_observations(N_STARTS, self._vec_normalize_env))
-        score = rollout_return(self.policy, latents, self._uses_termination)
+            latents = self.policy.encode(starts)
+        judgement = self_evaluation.judge(self.policy, latents, self._uses_termination)
+        score, best, actor = judgement.mean_return, self._best_actor, self.policy.actor_average
         self.logger.record("train/rollout_return", score)
-        best, actor = self._best_actor, self.policy.actor_average
-        best.judge(actor, score, self._n_updates)
-        if not is_last or not best.restore(actor, score):
+        best.update(actor, score, self._n_updates)
+        if not is_last or not best.is_better(score):
             return
-        self.policy.actor.load_state_dict(actor.state_dict())
+        data = self._replay(self_evaluation.N_COMPARED).latents
+        is_strange = self_evaluation.strangeness(judgement.visited, data) > self_evaluation.MAX_STRANGENESS
+        if not is_strange:
+            best.restore(actor)
+            self.policy.actor.load_state_dict(actor.state_dict())
         if self.verbose >= 1:
+            judged = (
+                f"in {self_evaluation.N_STEPS} steps of the world model the policy after {best.n_updates} updates has "
+                f"a return of {best.score:.5g}, the last one {score:.5g}"
+            )
             print(
-                f"Kept the policy after {best.n_updates} updates: its return in {N_STEPS} steps of the world model is "
-                f"{best.score:.5g}, that of the last one {score:.5g}"
+                f"Kept the last policy: {judged}, but these steps left the data, and the world model knows no better"
+                if is_strange
+                else f"Kept the policy after {best.n_updates} updates: {judged}"
             )
 
     def _update_actor(
@@ -565,8 +582,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             if replayed is not None and weights is not None:
                 with self._autocast():
                     means = policy.actor(replayed.latents)[0]
-                distance = losses.behavior_loss(means, replayed.actions, weights)
-                loss = loss._replace(total=loss.total + phase.bc_coef * distance, behavior=distance)
+                behavior = losses.behavior_loss(means, replayed.actions, weights)
+                loss = loss._replace(total=loss.total + phase.bc_coef * behavior, behavior=behavior)
             return loss.total, (loss, Imagined(rollout, final_values))
 
         with frozen(policy.world_model):
