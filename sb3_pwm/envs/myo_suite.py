@@ -44,7 +44,7 @@ class MyoSuiteEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         check_arguments(1, render_mode, width, height)
         import_suite()  # chooses the graphics library, which MuJoCo reads once, when it is imported
         try:
-            import myosuite  # noqa: F401 (an optional package, whose import registers its environments)
+            from myosuite import make_env  # MyoSuite is an optional package
         except ImportError as error:
             raise ImportError(
                 f"Myo-{task} needs MyoSuite, which is not installed: pip install 'sb3-pwm[myosuite]'."
@@ -53,8 +53,7 @@ class MyoSuiteEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.width = width
         self.height = height
-        # Without the wrappers, which end episodes
-        self._hand: Any = gymnasium.make(MYOSUITE_TASKS[task], disable_env_checker=True).unwrapped
+        self._hand: Any = make_env(MYOSUITE_TASKS[task]).unwrapped  # without the wrappers, which end episodes
         self.metadata = {**self.metadata, "render_fps": round(1 / self._hand.dt)}
         self._renderer: Any = None
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._hand.action_space.shape, np.float32)
