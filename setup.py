@@ -80,6 +80,8 @@ setup(
     extras_require={
         # 3.1 pins a MuJoCo that dm_control 1.0.49 refuses.
         "metaworld": ["metaworld>=3.0.0,<3.1"],
+        # 2.12 and older pin a MuJoCo that dm_control 1.0.49 refuses. 3.0.0 asks for gymnasium<1.3.
+        "myosuite": ["myosuite>=3.0.0,<3.1"],
         "minari": ["minari[hdf5]>=0.5.4"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
         "plots": ["rl-zoo3[plots]", "plotly"],

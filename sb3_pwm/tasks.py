@@ -65,6 +65,20 @@ META_WORLD_TASKS: tuple[str, ...] = (
 )
 """The 50 tasks of Meta-World, in the order of TD-MPC2"""
 
+MYOSUITE_TASKS: dict[str, str] = {
+    "reach": "myoHandReachFixed-v0",
+    "reach-hard": "myoHandReachRandom-v0",
+    "pose": "myoHandPoseFixed-v0",
+    "pose-hard": "myoHandPoseRandom-v0",
+    "obj-hold": "myoHandObjHoldFixed-v0",
+    "obj-hold-hard": "myoHandObjHoldRandom-v0",
+    "key-turn": "myoHandKeyTurnFixed-v0",
+    "key-turn-hard": "myoHandKeyTurnRandom-v0",
+    "pen-twirl": "myoHandPenTwirlFixed-v0",
+    "pen-twirl-hard": "myoHandPenTwirlRandom-v0",
+}
+"""The 10 tasks of MyoSuite that TD-MPC2 was measured on, in the order of TD-MPC2, and their ids in MyoSuite"""
+
 IMAGE_TASKS: dict[str, bool] = {"Pendulum-pixels": False, "Pendulum-dict": True}
 """Ids of Pendulum-v1 with images, and whether the observation is a ``Dict`` with the velocity, see
 :mod:`sb3_pwm.envs.pendulum_images`"""
@@ -211,7 +225,8 @@ def all_tasks() -> tuple[str, ...]:
     """:return: Names of all tasks of this package with flat observations."""
     tables = (*DM_CONTROL_TASKS.items(), *CUSTOM_TASKS.items(), *MUSCLE_TASKS.items())
     ids = [suite_env_id(domain, task) for domain, tasks in tables for task in tasks]
-    return (*(name[0].lower() + name[1:] for name in ids), *_META_WORLD, *SIMULATED_TASKS)
+    names = (name[0].lower() + name[1:] for name in ids)
+    return (*names, *_META_WORLD, *(f"myo-{task}" for task in MYOSUITE_TASKS), *SIMULATED_TASKS)
 
 
 def task_name(task: str) -> str:

@@ -8,6 +8,7 @@ from sb3_pwm.tasks import (
     IMAGE_TASKS,
     MT30,
     MT80,
+    MYOSUITE_TASKS,
     SIMULATED_TASKS,
     dimensions,
     env_id,
@@ -77,7 +78,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 def test_every_registered_id_belongs_to_a_task():
     ours = [name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("sb3_pwm.envs")]
-    assert len(ours) == 51 + 11 + 4 + 50 + len(SIMULATED_TASKS) + len(IMAGE_TASKS)
+    assert len(ours) == 51 + 11 + 4 + 50 + len(MYOSUITE_TASKS) + len(SIMULATED_TASKS) + len(IMAGE_TASKS)
     for name in set(ours) - set(IMAGE_TASKS):  # task_name knows tasks with flat observations
         assert env_id(task_name(name)) == name
     assert task_name("HUMANOID_cmu-run") == "humanoid_CMU-run"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sb3_pwm.common.checks import check_name
 from sb3_pwm.envs.arguments import check_action, check_arguments
-from sb3_pwm.envs.rendering import HOW_TO_RENDER, check_rendering, fit_picture, import_suite
+from sb3_pwm.envs.rendering import import_suite, open_renderer
 from sb3_pwm.tasks import META_WORLD_TASKS
 
 # The camera of TD-MPC2's videos, which is moved closer
@@ -115,18 +115,8 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         if self.render_mode is None:
             return None
-        check_rendering()
         if self._renderer is None:
-            import mujoco  # waits for import_suite, which chooses the graphics library of mujoco
-
-            fit_picture(self._sawyer.model, self.width, self.height)
-            try:
-                self._renderer = mujoco.Renderer(self._sawyer.model, self.height, self.width)
-            except Exception as error:  # each backend raises errors of other kinds
-                raise RuntimeError(
-                    f"MuJoCo cannot render: {error}. If MuJoCo was imported before this environment was made, it chose "
-                    f"the graphics library itself: set MUJOCO_GL before that import. {HOW_TO_RENDER}"
-                ) from error
+            self._renderer = open_renderer(self._sawyer.model, self.width, self.height)
         self._renderer.update_scene(self._sawyer.data, camera=_CAMERA)
         return np.asarray(self._renderer.render())[::-1, ::-1].copy()  # the camera is upside down
 

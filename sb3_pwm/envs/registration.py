@@ -12,6 +12,7 @@ from sb3_pwm.tasks import (
     IMAGE_TASKS,
     META_WORLD_TASKS,
     MUSCLE_TASKS,
+    MYOSUITE_TASKS,
     SIMULATED_TASKS,
     env_id,
     suite_env_id,
@@ -21,6 +22,8 @@ DM_CONTROL_EPISODE_STEPS = 500
 """Number of agent steps in an episode of DMControl: 1,000 control steps, two per agent step"""
 META_WORLD_EPISODE_STEPS = 100
 """Number of agent steps in an episode of Meta-World, as in TD-MPC2: 200 control steps, two per agent step"""
+MYOSUITE_EPISODE_STEPS = 100
+"""Number of steps in an episode of MyoSuite, as in TD-MPC2. MyoSuite's own limits are 50 to 200."""
 SIMULATED_EPISODE_STEPS = 500
 """Number of steps in an episode of the simulators in torch: 10 seconds"""
 PENDULUM_EPISODE_STEPS = 200
@@ -48,6 +51,9 @@ def register_envs() -> None:
             META_WORLD_EPISODE_STEPS,
             {"task": task},
         )
+    for task in MYOSUITE_TASKS:
+        entry_point = "sb3_pwm.envs.myo_suite:MyoSuiteEnv"
+        _register(env_id(f"myo-{task}"), entry_point, MYOSUITE_EPISODE_STEPS, {"task": task})
     for task in SIMULATED_TASKS:
         entry_point = "sb3_pwm.envs.differentiable.environment:SimulatorEnv"
         _register(env_id(task), entry_point, SIMULATED_EPISODE_STEPS, {"task": task})

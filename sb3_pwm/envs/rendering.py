@@ -62,6 +62,29 @@ def check_rendering() -> None:
         raise RuntimeError(f"No image can be rendered: {_rendering_failure}. {HOW_TO_RENDER}")
 
 
+def open_renderer(model: Any, width: int, height: int) -> Any:
+    """
+    Make MuJoCo's renderer of a model that is not dm_control's.
+
+    :param model: MuJoCo's model.
+    :param width: Width of the images in pixels.
+    :param height: Height of the images in pixels.
+    :return: The renderer, a ``mujoco.Renderer``.
+    :raises RuntimeError: If the graphics library cannot render. The message says what to install.
+    """
+    check_rendering()
+    import mujoco  # waits for import_suite, which chooses the graphics library of mujoco
+
+    fit_picture(model, width, height)
+    try:
+        return mujoco.Renderer(model, height, width)
+    except Exception as error:  # each backend raises errors of other kinds
+        raise RuntimeError(
+            f"MuJoCo cannot render: {error}. If MuJoCo was imported before this environment was made, it chose "
+            f"the graphics library itself: set MUJOCO_GL before that import. {HOW_TO_RENDER}"
+        ) from error
+
+
 def fit_picture(model: Any, width: int, height: int) -> None:
     """
     Enlarge the off-screen buffer of a model, by default 640 x 480, if an image does not fit into it.
