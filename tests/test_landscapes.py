@@ -3,6 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from scripts import load_script, run_script_here
@@ -111,3 +113,69 @@ def test_gradient_noise(tmp_path):
     output = run_script_here(FOLDER / "gradient_noise.py", *sizes, "--out", tmp_path / "new" / "a.png", folder=tmp_path)
     assert output.count("H 16 without SimNorm") == 2  # for each policy
     assert (tmp_path / "new" / "a.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def slice_script():
+    return load_script(FOLDER / "return_slices.py")
+
+
+def test_directions_are_as_long_as_the_filters(slice_script):
+    network = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    direction = slice_script.filter_normalized_direction(network)
+    parameters = dict(network.named_parameters())
+    for name in ("0.weight", "2.weight"):
+        th.testing.assert_close(direction[name].norm(dim=-1), parameters[name].norm(dim=-1).detach())
+        assert not th.allclose(direction[name], parameters[name])
+    assert not any(direction[name].any() for name in ("0.bias", "1.weight", "1.bias", "2.bias"))
+
+
+def test_slice_of_a_quadratic(slice_script):
+    """The objective ``-|w - w0|^2`` along orthogonal directions is a paraboloid, which is known at each point."""
+    center, first = {"w": th.tensor([1.0, 2.0])}, {"w": th.tensor([2.0, 0.0])}
+    second, steps = {"w": th.tensor([0.0, 3.0])}, np.linspace(-1.0, 1.0, 5)
+
+    def objective(parameters):
+        return -float(((parameters["w"] - center["w"]) ** 2).sum())
+
+    values = slice_script.slice_of(objective, center, (first, second), steps)
+    expected = -4.0 * steps[:, None] ** 2 - 9.0 * steps[None, :] ** 2
+    np.testing.assert_allclose(values, expected)
+    assert slice_script.n_local_maxima(values) == 1
+    # Steps of 0.5: the second differences are -2 * 4 * 0.25 and -2 * 9 * 0.25, the range is 13.
+    assert slice_script.roughness(values) == pytest.approx((2.0 + 4.5) / 2.0 / 13.0)
+
+
+def test_roughness_and_maxima_of_planes_and_bumps(slice_script):
+    plane = np.add.outer(np.arange(6.0), 2.0 * np.arange(6.0))
+    assert slice_script.roughness(plane) == pytest.approx(0.0)
+    assert slice_script.n_local_maxima(plane) == 1  # its highest corner
+    bumps = plane.copy()
+    bumps[1, 1] += 10.0
+    bumps[3, 4] += 10.0
+    assert slice_script.n_local_maxima(bumps) == 3
+    assert slice_script.roughness(bumps) > 0.05
+
+
+def test_a_state_of_the_simulator_is_restored(slice_script):
+    """From a stored state, the same actions have the same rewards and observations."""
+    env = gym.make("Walker-walk").unwrapped
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (15, *env.action_space.shape))
+    for action in actions[:5]:
+        observation = env.step(action)[0]
+    state = env.environment.physics.get_state()
+    np.testing.assert_allclose(slice_script.set_state(env, state), observation, atol=1e-6)
+    first = [env.step(action)[:2] for action in actions[5:]]
+    slice_script.set_state(env, state)
+    for action, (observation, reward) in zip(actions[5:], first, strict=True):
+        repeated = env.step(action)
+        np.testing.assert_array_equal(repeated[0], observation)
+        assert repeated[1] == reward
+
+
+def test_return_slices(tmp_path):
+    sizes = ["--steps", 110, "--starts", 1, "--horizon", 2, "--grid", 3]
+    output = run_script_here(FOLDER / "return_slices.py", *sizes, "--out", tmp_path / "new" / "b.png", folder=tmp_path)
+    assert output.count("roughness") == 4
+    assert (tmp_path / "new" / "b.png").stat().st_size > 10_000
