@@ -12,7 +12,7 @@ reinforcement learning with scalable composite policy gradient estimators", 2023
 ``sum_p E[g_p]^2 / sum_p Var[g_p]``. N rollouts have N times the ratio. The cosine between the mean gradient and that of
 the true dynamics says whether a gradient with little noise is right.
 
-    python examples/landscapes/gradient_noise.py [--updates 1500] [--rollouts 256] [--out gradient_noise.png]
+    python examples/landscapes/gradient_noise.py [--updates 1000] [--rollouts 256] [--out gradient_noise.png]
 """
 
 import argparse
@@ -326,8 +326,8 @@ COLORS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=50, help="number of episodes of each policy in the data")
-    parser.add_argument("--policy-updates", type=int, default=60, help="number of updates of the better policy")
-    parser.add_argument("--updates", type=int, default=1_500, help="number of updates of each world model")
+    parser.add_argument("--policy-updates", type=int, default=40, help="number of updates of the better policy")
+    parser.add_argument("--updates", type=int, default=1_000, help="number of updates of each world model")
     parser.add_argument("--rollouts", type=int, default=256, help="number of rollouts that the statistics are of")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--out", type=Path, default=Path("gradient_noise.png"), help="file of the picture")
