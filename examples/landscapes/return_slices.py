@@ -1,7 +1,7 @@
 """
 Slices of the return around a policy of Walker-walk: in its world model, and in the simulator, in a few minutes.
 
-PWM learns online for a few thousand steps, once with a world model whose latents are normalized by SimNorm, and once
+PWM learns online for 1,500 steps, once with a world model whose latents are normalized by SimNorm, and once
 without. Each policy is then moved along two random directions. They are filter-normalized (Li et al., "Visualizing the
 loss landscape of neural nets", arXiv 1712.09913): each row of a weight matrix has a random direction of its own, as
 long as the row. At each point of a grid, the policy acts without noise for H steps, in the world model and in the
@@ -11,7 +11,7 @@ The roughness of a slice is the mean absolute second difference between neighbor
 in percent of the range of the slice: zero for a plane. A local maximum is a point of the grid that is higher than all
 of its neighbors, at most eight.
 
-    python examples/landscapes/return_slices.py [--steps 2000] [--grid 15] [--out return_slices.png]
+    python examples/landscapes/return_slices.py [--steps 1500] [--grid 13] [--out return_slices.png]
 """
 
 import argparse
@@ -177,10 +177,10 @@ def slices(model: PWM, n_starts: int, n_steps: int, n_points: int, span: float) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2_000, help="number of steps that PWM learns from")
-    parser.add_argument("--starts", type=int, default=8, help="number of states that rollouts start from")
+    parser.add_argument("--steps", type=int, default=1_500, help="number of steps that PWM learns from")
+    parser.add_argument("--starts", type=int, default=6, help="number of states that rollouts start from")
     parser.add_argument("--horizon", type=int, default=32, help="number of steps of a rollout")
-    parser.add_argument("--grid", type=int, default=15, help="number of points along a direction")
+    parser.add_argument("--grid", type=int, default=13, help="number of points along a direction")
     parser.add_argument("--span", type=float, default=1.0, help="largest step along a direction")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--out", type=Path, default=Path("return_slices.png"), help="file of the picture")
