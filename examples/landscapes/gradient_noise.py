@@ -38,11 +38,22 @@ from sb3_pwm.pwm.losses import imagined_return
 from sb3_pwm.pwm.networks import Actor, squashed_action
 from sb3_pwm.world_model import world_model_loss
 
-HORIZONS = (1, 2, 4, 8, 16, 32, 64)
+# The reward is that of the state before the step: the return of a single step has no gradient.
+HORIZONS = (2, 4, 8, 16, 32, 64)
 GAMMA = 0.99
 EPISODE_STEPS = 250
+COLORS = {
+    "true dynamics": "black",
+    "true, detached": "gray",
+    "H 3": "tab:blue",
+    "H 16": "tab:red",
+    "H 3 without SimNorm": "tab:blue",
+    "H 16 without SimNorm": "tab:red",
+}
 Look = Callable[[th.Tensor], th.Tensor]
 """Function of states ``(..., S)`` that returns what the policy sees of them"""
+Table = dict[str, dict[str, list[float]]]
+"""Numbers for each horizon, by name and quantity"""
 
 
 class Data(NamedTuple):
@@ -290,37 +301,41 @@ def measure(
     return {name: {h: gradient_noise(g) for h, g in of_name.items()} for name, of_name in gradients.items()}
 
 
-def show(axes: Sequence[plt.Axes], results: Mapping[str, Mapping[int, Noise]]) -> None:
-    """Draw variance, signal-to-noise ratio and cosine against the horizon, and print them as a table."""
+def tabulate(results: Mapping[str, Mapping[int, Noise]]) -> Table:
+    """:return: Variance, signal-to-noise ratio and cosine for each horizon, by the name of the dynamics."""
+    reference = results["true, detached"]
+    return {
+        name: {
+            "variance": [noise.variance for noise in of_name.values()],
+            "signal-to-noise ratio": [noise.esnr for noise in of_name.values()],
+            "cosine with the true gradient": [
+                float(th.cosine_similarity(noise.mean, reference[horizon].mean, dim=0))
+                for horizon, noise in of_name.items()
+            ],
+        }
+        for name, of_name in results.items()
+    }
+
+
+def print_table(table: Table) -> None:
+    """Print a table, a line for each name and quantity."""
     print(f"  {'':22s}" + "".join(f"{f'H = {horizon}':>10s}" for horizon in HORIZONS))
-    for name, of_name in results.items():
-        variance = [of_name[horizon].variance for horizon in HORIZONS]
-        esnr = [of_name[horizon].esnr for horizon in HORIZONS]
-        cosine = [
-            float(th.cosine_similarity(of_name[h].mean, results["true, detached"][h].mean, dim=0)) for h in HORIZONS
-        ]
-        style = dict(linestyle="--" if "without" in name or "detached" in name else "-", marker=".")
-        for axis, (quantity, values) in zip(
-            axes, {"variance": variance, "ESNR": esnr, "cosine": cosine}.items(), strict=True
-        ):
-            axis.plot(HORIZONS, values, label=name, color=COLORS[name], **style)
-            print(f"  {name if quantity == 'variance' else '':22s}" + "".join(f"{v:10.3g}" for v in values), quantity)
-    axes[0].set(ylabel="variance", yscale="log")
-    axes[1].set(ylabel="signal-to-noise ratio", yscale="log")
-    axes[2].set(ylabel="cosine with the true gradient", ylim=(-0.5, 1.05))
-    for axis in axes:
-        axis.set(xlabel="horizon H", xscale="log")
-        axis.set_xticks(HORIZONS, HORIZONS)
+    for name, of_name in table.items():
+        for quantity, values in of_name.items():
+            title = name if quantity == "variance" else ""
+            print(f"  {title:22s}" + "".join(f"{value:10.3g}" for value in values) + f"  {quantity}")
 
 
-COLORS = {
-    "true dynamics": "black",
-    "true, detached": "gray",
-    "H 3": "tab:blue",
-    "H 16": "tab:red",
-    "H 3 without SimNorm": "tab:blue",
-    "H 16 without SimNorm": "tab:red",
-}
+def draw(axes: Sequence[plt.Axes], table: Table) -> None:
+    """Draw each quantity of a table against the horizon."""
+    for name, of_name in table.items():
+        style = "--" if name.endswith(("detached", "without SimNorm")) else "-"
+        for axis, (quantity, values) in zip(axes, of_name.items(), strict=True):
+            axis.plot(HORIZONS, values, style, marker=".", color=COLORS[name], label=name)
+            axis.set(xlabel="horizon", ylabel=quantity, xscale="log")
+            axis.set_yscale("linear" if quantity.startswith("cosine") else "log")
+            axis.set_xticks(HORIZONS, HORIZONS)
+            axis.minorticks_off()
 
 
 def main() -> None:
@@ -348,17 +363,19 @@ def main() -> None:
             name = f"H {horizon}" + ("" if sim_norm else " without SimNorm")
             world_models[name] = fit(data, horizon, sim_norm, args.updates)
 
-    figure, grid = plt.subplots(len(actors), 3, figsize=(13, 3.4 * len(actors)), layout="constrained")
+    figure, grid = plt.subplots(len(actors), 3, figsize=(12, 3.2 * len(actors)), layout="constrained")
     for row, (name, actor) in zip(grid, actors.items(), strict=True):
         th.manual_seed(args.seed + 1)
         visited = data.states[:-1].chunk(2, 1)[list(actors).index(name)].flatten(0, 1)
         states = visited[th.randint(len(visited), (args.rollouts,))]
+        table = tabulate(measure(simulator, world_models, actor, states))
         print(name)
-        show(row, measure(simulator, world_models, actor, states))
+        print_table(table)
+        draw(row, table)
         row[1].set_title(name)
-    grid[0, 0].legend()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=100)
+    figure.savefig(args.out, dpi=80)
     print(f"Picture: {args.out}")
 
 
