@@ -52,6 +52,25 @@ def test_simnorm_by_hand():
     th.testing.assert_close(z, th.tensor([0.25, 0.75, 0.5, 0.5]))
 
 
+def test_simnorm_is_a_softmax_of_the_latents_without_it(tmp_path):
+    with_it = randomized(WorldModelConfig(**TINY))
+    without = WorldModel(WorldModelConfig(**TINY, simnorm_dim=0))
+    without.load_state_dict(with_it.state_dict())  # the same parameters
+    observations, actions = th.randn(3, 5), th.rand(3, 2)
+    z = without.encode(observations)
+    th.testing.assert_close(z.unflatten(-1, (2, 8)).softmax(-1).flatten(-2), with_it.encode(observations))
+    # A latent is what the LayerNorm before SimNorm gives, at the scale that it has learned.
+    norm = without.encoder[-1].ln
+    th.testing.assert_close(((z - norm.bias) / norm.weight).mean(-1), th.zeros(3), atol=1e-5, rtol=0.0)
+    without.save(tmp_path / "model.safetensors")
+    loaded = WorldModel.load(tmp_path / "model.safetensors")
+    assert loaded.config.simnorm_dim == 0
+    assert th.equal(loaded.next(z, actions), without.next(z, actions))
+    with th.autocast("cpu", dtype=th.bfloat16):
+        assert loaded.next(loaded.encode(observations), actions).dtype == th.float32
+    assert WorldModelConfig(**{**TINY, "latent_dim": 13}, simnorm_dim=0).latent_dim == 13
+
+
 @pytest.mark.parametrize("rows", [5, LONG_BATCH])  # in one product, and member by member
 def test_ensemble_members_equal_separate_networks(rows):
     ensemble = EnsembleMLP(3, 6, [8, 7], nn.SiLU)
@@ -187,6 +206,7 @@ def test_multi_task():
     ("fields", "message"),
     [
         (dict(latent_dim=12), r"latent_dim \(12\) must be a multiple of simnorm_dim \(8\)"),
+        (dict(simnorm_dim=-1), "simnorm_dim must be an integer of at least 0, got -1"),
         (dict(encoder_layers=1), "encoder_layers must be an integer of at least 2, got 1"),
         (dict(reward_head="huber"), 'reward_head must be "two_hot" or "scalar", got \'huber\''),
         (dict(activation="swish"), 'activation must be "mish", .* or "tanh", got \'swish\''),

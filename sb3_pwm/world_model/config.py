@@ -43,11 +43,12 @@ class WorldModelConfig:
 
     :param observation_dim: Size of the flat observation.
     :param action_dim: Size of the flat action.
-    :param latent_dim: Size of the latent, Z. It must be a multiple of ``simnorm_dim``.
+    :param latent_dim: Size of the latent, Z. It must be a multiple of ``simnorm_dim``, unless that is 0.
     :param encoder_dim: Width of the hidden layers of the encoder.
     :param encoder_layers: Number of layers of the encoder including the output layer, at least 2.
     :param mlp_dim: Width of the two hidden layers of the dynamics, reward and termination networks.
-    :param simnorm_dim: Group size of :class:`~sb3_pwm.common.layers.SimNorm`.
+    :param simnorm_dim: Group size of :class:`~sb3_pwm.common.layers.SimNorm`. 0: no SimNorm. The latent is then the
+        output of the LayerNorm before it, for ablations.
     :param reward_head: ``"two_hot"`` for cross-entropy over bins in symlog space, ``"scalar"`` for squared error.
     :param num_bins: Number of bins of the two-hot head, at least 2.
     :param bin_low: Center of the first bin, in symlog units. Rewards beyond the outermost bins are all alike; the
@@ -84,12 +85,13 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        sizes = ("observation_dim", "action_dim", "latent_dim", "encoder_dim", "mlp_dim", "simnorm_dim", "task_dim")
-        for name, minimum in {**dict.fromkeys(sizes, 1), "encoder_layers": 2, "num_bins": 2}.items():
+        sizes = ("observation_dim", "action_dim", "latent_dim", "encoder_dim", "mlp_dim", "task_dim")
+        minima = {**dict.fromkeys(sizes, 1), "simnorm_dim": 0, "encoder_layers": 2, "num_bins": 2}
+        for name, minimum in minima.items():
             value = getattr(self, name)
             check_number(f"WorldModelConfig: {name}", value, minimum, integer=True)
             object.__setattr__(self, name, int(value))  # spaces have numpy integers, which JSON cannot store
-        if self.latent_dim % self.simnorm_dim:
+        if self.simnorm_dim and self.latent_dim % self.simnorm_dim:
             raise ValueError(
                 f"WorldModelConfig: latent_dim ({self.latent_dim}) must be a multiple of "
                 f"simnorm_dim ({self.simnorm_dim})."

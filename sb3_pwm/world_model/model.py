@@ -48,6 +48,9 @@ class WorldModel(nn.Module):
         task_dim = config.task_dim if config.tasks else 0
         step_in = config.latent_dim + config.action_dim + task_dim
         hidden = [config.mlp_dim] * 2
+        # Without SimNorm, the LayerNorm of the output layers stays, and with it the scale of the latents. The
+        # parameters have the same names and shapes either way.
+        normalization = SimNorm(config.simnorm_dim) if config.simnorm_dim else nn.Identity()
         self.task_embedding: nn.Embedding | None = None
         if config.tasks:
             self.task_embedding = nn.Embedding(len(config.tasks), config.task_dim, max_norm=1.0)
@@ -60,9 +63,9 @@ class WorldModel(nn.Module):
             [config.encoder_dim] * (config.encoder_layers - 1),
             config.latent_dim,
             activation_fn,
-            SimNorm(config.simnorm_dim),
+            normalization,
         )
-        self.dynamics = mlp(step_in, hidden, config.latent_dim, activation_fn, SimNorm(config.simnorm_dim))
+        self.dynamics = mlp(step_in, hidden, config.latent_dim, activation_fn, normalization)
         reward_outputs = config.num_bins if config.reward_head == "two_hot" else 1
         self.reward_network = mlp(step_in, hidden, reward_outputs, activation_fn)
         # The output layer is zero, so that the first predicted rewards are zero, the center of the bins.
@@ -86,7 +89,7 @@ class WorldModel(nn.Module):
         observations = _padded(observations, self.config.observation_dim, "observations")
         if self.statistics is not None:
             observations = self.statistics(observations, self._row(task))
-        return self.encoder(self._join([observations], task))
+        return at_least_float32(self.encoder(self._join([observations], task)))
 
     def _row(self, task: Task | None) -> th.Tensor | int:
         """:return: Row of a task in the statistics."""
@@ -133,7 +136,7 @@ class WorldModel(nn.Module):
         :return: Next latents ``(..., Z)``.
         """
         actions = _padded(actions, self.config.action_dim, "actions")
-        return self.dynamics(self._join([latents, actions], task))
+        return at_least_float32(self.dynamics(self._join([latents, actions], task)))
 
     def reward_logits(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
