@@ -43,8 +43,8 @@ extracted from it by first-order gradients through short latent rollouts.
 |---|---|
 | Tasks | {% if config.tasks %}{{ config.tasks | length }}: {{ config.tasks | join(", ") }}{% else %}one{% endif %} |
 | Parameters | {{ "{:,}".format(n_parameters) }} |
-| Observations | {{ config.observation_dim }} numbers{{ ", normalized by the model" if config.normalize_observations }} |
-| Actions | {{ config.action_dim }} numbers in [-1, 1] |
+| Observation | {{ config.observation_dim }} numbers{{ ", normalized by the model" if config.normalize_observations }} |
+| Action | {{ config.action_dim }} numbers in [-1, 1] |
 | Latent | {{ config.latent_dim }} numbers, SimNorm in groups of {{ config.simnorm_dim }} |
 | Encoder | {{ config.encoder_layers }} layers, {{ config.encoder_dim }} wide |
 | Dynamics, reward | 3 layers, {{ config.mlp_dim }} wide |
