@@ -328,7 +328,7 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
     if isinstance(world_model, WorldModelConfig):
         return {**dataclasses.asdict(world_model), "termination": True}, None
     if isinstance(world_model, str | Path):
-        if not Path(world_model).suffix and not Path(world_model).exists():
+        if not Path(world_model).suffix and not Path(world_model).is_file():
             raise ValueError(
                 f"world_model={world_model!r} is neither a preset ({', '.join(PRESETS)}) nor a file "
                 "(*.safetensors, *.pt); WorldModel.from_pretrained() reads a folder or the Hugging Face Hub."
