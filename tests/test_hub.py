@@ -47,6 +47,7 @@ def connect(monkeypatch, tmp_path):
         url, constants = f"http://127.0.0.1:{port}", "huggingface_hub.constants."
         monkeypatch.setattr(constants + "ENDPOINT", url)
         monkeypatch.setattr(constants + "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants + "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants + "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants + "HF_TOKEN_PATH", str(tmp_path / "token"))
         huggingface_hub.close_session()
