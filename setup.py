@@ -73,6 +73,8 @@ setup(
         "optuna>=4",
         "tensorboard>=2.9",
         "safetensors>=0.4",
+        # The range of sb3-team-hf-integration, which rl-zoo3 needs
+        "huggingface_hub>=2.0,<3",
         "psutil",
         "tqdm",
     ],

@@ -43,8 +43,8 @@ maximum_signature_line_length = 88
 
 
 def show_constructors() -> None:
-    """Give classes whose ``__new__`` only checks keywords the signature of their ``__init__``."""
-    for documented in (sb3_pwm.PWM, *filter(is_policy, vars(policies).values())):
+    """Give classes whose ``__new__`` takes any keywords the signature of their ``__init__``."""
+    for documented in (sb3_pwm.PWM, sb3_pwm.WorldModel, *filter(is_policy, vars(policies).values())):
         signature = inspect.signature(documented.__init__)
         documented.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 

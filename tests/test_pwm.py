@@ -727,6 +727,7 @@ def test_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, what):
         (dict(policy_kwargs=dict(net_arch=dict(pi=[64]))), "net_arch"),
         (dict(policy_kwargs=dict(activation_fn="tanh")), "activation_fn"),
         (dict(world_model="2M"), r"world_model='2M' is neither a preset \(200K, 1M, .*\) nor a file"),
+        (dict(world_model="owner/walk"), r"nor a file .*; WorldModel\.from_pretrained\(\) reads a folder or the Hugg"),
         (dict(world_model=dict(size="2M")), "'2M'"),
         (dict(world_model=dict(latent_dim=30)), "latent_dim"),
         (dict(world_model=dict(latent_dims=32)), "has no field 'latent_dims': did you mean 'latent_dim'"),

@@ -328,10 +328,10 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
     if isinstance(world_model, WorldModelConfig):
         return {**dataclasses.asdict(world_model), "termination": True}, None
     if isinstance(world_model, str | Path):
-        if not Path(world_model).suffix and not Path(world_model).exists():
+        if not Path(world_model).suffix and not Path(world_model).is_file():
             raise ValueError(
                 f"world_model={world_model!r} is neither a preset ({', '.join(PRESETS)}) nor a file "
-                "(*.safetensors, *.pt)."
+                "(*.safetensors, *.pt); WorldModel.from_pretrained() reads a folder or the Hugging Face Hub."
             )
         world_model = WorldModel.load(world_model)
     if isinstance(world_model, WorldModel):

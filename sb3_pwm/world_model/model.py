@@ -14,6 +14,7 @@ from sb3_pwm.common.layers import MLP, SimNorm, at_least_float32, mlp
 from sb3_pwm.common.statistics import ObservationStatistics
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
 from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
+from sb3_pwm.world_model.hub import HubModel
 from sb3_pwm.world_model.tdmpc2 import read_tdmpc2
 from sb3_pwm.world_model.two_hot import two_hot_cross_entropy, two_hot_decode
 
@@ -24,7 +25,7 @@ INITIAL_TERMINATION_LOGIT = -5.0
 """Output of a termination head that was added to a trained model: a probability of 0.7%"""
 
 
-class WorldModel(nn.Module):
+class WorldModel(HubModel):
     """
     Latent world model (PWM section 3).
 
