@@ -27,7 +27,7 @@ from sb3_pwm.pwm.losses import (
     td_lambda_returns,
 )
 from sb3_pwm.pwm.networks import Actor
-from sb3_pwm.pwm.optimizers import step
+from sb3_pwm.pwm.optimizers import averaging_coefficient, step
 from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, Phase, current_phase, parse_bc_coef
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
@@ -278,6 +278,15 @@ def test_entropy_coefficient_moves_towards_the_target():
         assert math.copysign(1, -gradient.item()) == direction
 
 
+@pytest.mark.parametrize(("tau", "n_updates", "forgotten"), [(0.005, 50, 1e-3), (0.005, 2_000, 1e-7), (1.0, 1, 1e-9)])
+def test_an_average_forgets_where_it_began(tau, n_updates, forgotten):
+    weight_of_first = 1.0
+    for n in range(n_updates):
+        weight_of_first *= 1.0 - averaging_coefficient(tau, n)
+    assert weight_of_first < forgotten
+    assert averaging_coefficient(tau, 10_000) == tau
+
+
 # --- Steps of an optimizer -------------------------------------------------------------------------------------------
 
 
@@ -334,14 +343,14 @@ def test_phases():
     online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
     online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
-    near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
+    near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=0.005)
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
     assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)
     assert (
         phase(False, True, True)
         == phase(False, True, False)
-        == Phase(OFFLINE_TO_ONLINE, 1, **{**near_data, "new_fraction": 0.5, "lr_scale": 0.1, "actor_tau": 0.005})
+        == Phase(OFFLINE_TO_ONLINE, 1, **{**near_data, "new_fraction": 0.5, "lr_scale": 0.1})
     )
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
         given = phase(*flags, 3, 0.25, 0.5)

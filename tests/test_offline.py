@@ -259,23 +259,25 @@ def test_learning_rates_after_offline_learning_are_a_tenth(dataset, world_model)
         make("Pendulum-v1", world_model, dataset, lr_scale=0.0)
 
 
-def test_after_offline_learning_the_average_of_the_actor_acts(dataset, world_model, tmp_path):
+def test_offline_and_afterwards_the_average_of_the_actor_acts(dataset, world_model, tmp_path):
     def parameters(actor):
         return th.nn.utils.parameters_to_vector(actor.parameters()).clone()
 
-    model = make("Pendulum-v1", world_model, dataset, actor_tau="auto").learn(5)
-    policy = model.policy
-    assert th.equal(parameters(policy.actor), parameters(policy.actor_average))  # offline it is the actor itself
-    model.offline = False
-    expected, train = parameters(policy.actor), model.train
+    model = make("Pendulum-v1", world_model, dataset, actor_tau="auto", learning_rate=5e-3)
+    policy, train = model.policy, model.train
+    expected, n_updates = parameters(policy.actor), 0
 
     def train_once(gradient_steps, batch_size):
-        nonlocal expected
+        nonlocal expected, n_updates
         assert gradient_steps == 1
         train(gradient_steps, batch_size)
-        expected = 0.995 * expected + 0.005 * parameters(policy.actor)
+        share = 9 / (10 + n_updates)  # the coefficient of 0.005 is for many updates
+        expected, n_updates = (1 - share) * expected + share * parameters(policy.actor), n_updates + 1
 
     model.train = train_once
+    model.learn(10)
+    th.testing.assert_close(parameters(policy.actor_average), expected)
+    model.offline = False
     model.learn(30, reset_num_timesteps=False)
     th.testing.assert_close(parameters(policy.actor_average), expected)
     assert not th.equal(parameters(policy.actor), expected)

@@ -87,7 +87,7 @@ def test_offline_learning_goes_back_to_the_best_policy(model, monkeypatch, capsy
 
     def judge(policy, latents, termination):
         assert latents.shape == (3, 16)  # one for each episode
-        seen.append((model.n_updates, {name: value.clone() for name, value in policy.actor.state_dict().items()}))
+        seen.append((model.n_updates, {name: x.clone() for name, x in policy.actor_average.state_dict().items()}))
         return Judgement(100.0 if len(seen) == 2 else 50.0, model._replay(50).latents + 100.0 * leaves_the_data)
 
     monkeypatch.setattr(self_evaluation, "judge", judge)
@@ -95,8 +95,11 @@ def test_offline_learning_goes_back_to_the_best_policy(model, monkeypatch, capsy
     assert [number for number, _ in seen] == list(range(3, 31, 3))
     assert len(seen) == N_EVALUATIONS
     output = capsys.readouterr().out
-    for name, value in model.actor.state_dict().items():
+    for name, value in model.policy.actor_average.state_dict().items():
         assert th.equal(value, seen[-1 if leaves_the_data else 1][1][name])
+    # Learning goes on from what is kept
+    for name, value in model.actor.state_dict().items():
+        assert th.equal(value, seen[1][1][name]) == (not leaves_the_data)
     assert ("Kept the last policy" in output) == leaves_the_data
     assert ("Kept the policy after 6 updates" in output) == (not leaves_the_data)
 

@@ -42,3 +42,15 @@ def step(
         raise FloatingPointError("The gradient is not finite.")
     optimizer.step()
     return result, norm
+
+
+def averaging_coefficient(tau: float, n_updates: int) -> float:
+    """
+    Polyak coefficient of an average of parameters that begins with untrained ones.
+
+    :param tau: Coefficient after many updates, in (0, 1].
+    :param n_updates: Number of earlier updates.
+    :return: At least ``9 / (10 + n_updates)``, so that the average is over the last ninth of the updates, until that is
+        longer than ``1 / tau``.
+    """
+    return max(tau, 9.0 / (10.0 + n_updates))

@@ -80,7 +80,7 @@ def current_phase(
         if ``replay_critic_coef`` is 0.
     :param new_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 online after offline learning, else 0.
     :param lr_scale: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.1 online after offline learning, else 1.
-    :param actor_tau: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.005 online after offline learning, else 1.
+    :param actor_tau: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.005 offline and after it, else 1.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -98,7 +98,7 @@ def current_phase(
         _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
         _resolve(new_fraction, 0.5 if name == OFFLINE_TO_ONLINE else 0.0),
         _resolve(lr_scale, 0.1 if name == OFFLINE_TO_ONLINE else 1.0),
-        _resolve(actor_tau, 0.005 if name == OFFLINE_TO_ONLINE else 1.0),
+        _resolve(actor_tau, 0.005 if near_data else 1.0),
     )
 
 

@@ -133,8 +133,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         steps if the world model, whose latents it sees, learns as fast as from scratch. ``"auto"``: 0.1 when the model
         goes on online after offline learning, else 1.
     :param actor_tau: Polyak coefficient of the average of the actor's weights, which acts wherever actions are
-        deterministic: in evaluations and exported policies. With 1 it is the actor itself. ``"auto"``: 0.005 when the
-        model goes on online after offline learning, where single updates can lose what was extracted, else 1.
+        deterministic: in evaluations and exported policies. The first updates have larger ones, so that the average
+        soon forgets the untrained weights. With 1 it is the actor itself. ``"auto"``: 0.005 offline and when the model
+        goes on online afterwards, where single updates can lose what was extracted, else 1.
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
@@ -469,7 +470,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-                polyak_update(self.actor.parameters(), self.policy.actor_average.parameters(), phase.actor_tau)
+                actor_tau = optimizers.averaging_coefficient(phase.actor_tau, self._n_updates)
+                polyak_update(self.actor.parameters(), self.policy.actor_average.parameters(), actor_tau)
                 self._n_updates += 1
         self._log_metrics(metrics)
         optimizer = self.policy.actor_optimizer

@@ -45,7 +45,7 @@ extracted from it by first-order gradients through short latent rollouts.
 | Parameters | {{ "{:,}".format(n_parameters) }} |
 | Observation | {{ config.observation_dim }} numbers{{ ", normalized by the model" if config.normalize_observations }} |
 | Action | {{ config.action_dim }} numbers in [-1, 1] |
-| Latent | {{ config.latent_dim }} numbers, SimNorm in groups of {{ config.simnorm_dim }} |
+| Latent | {{ config.latent_dim }} numbers{{ ", SimNorm in groups of %d" % config.simnorm_dim if config.simnorm_dim }} |
 | Encoder | {{ config.encoder_layers }} layers, {{ config.encoder_dim }} wide |
 | Dynamics, reward | 3 layers, {{ config.mlp_dim }} wide |
 | Reward | {{ "%d two-hot bins" % config.num_bins if config.reward_head == "two_hot" else "a scalar" }} |
