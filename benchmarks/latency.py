@@ -1,6 +1,5 @@
 """
-Time of one decision: ``predict`` for a single observation, with PWM, by planning in its world model, and with SB3's SAC,
-in turns.
+Time of one decision: ``predict`` for a single observation, by PWM's policy, by planning and by SB3's SAC, in turns.
 
 ::
 
@@ -22,7 +21,6 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_pwm import PWM, Planner
 from sb3_pwm.envs import register_envs
-
 
 PLANNED_SHARE = 0.02
 """Share of the calls that a planner is timed for: it takes about a hundred times as long"""

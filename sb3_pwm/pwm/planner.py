@@ -12,6 +12,7 @@ from sb3_pwm.common.checks import check_number
 from sb3_pwm.pwm.imagination import Dynamics, Policy, imagine, imagined_outcomes
 from sb3_pwm.pwm.losses import imagined_return
 from sb3_pwm.pwm.pwm import PWM
+from sb3_pwm.world_model.rollout import rollout
 
 Value = Callable[[th.Tensor], th.Tensor]
 """Function of latents ``(..., Z)`` that returns their values ``(...)``, in the units of the rewards"""
@@ -47,10 +48,8 @@ def open_loop_return(
     :param termination: Whether the termination head is used. If not, every step continues.
     :return: Returns ``(...)``, in the units of the rewards.
     """
-    trajectory = [latents]
-    for step_actions in actions:
-        trajectory.append(dynamics.next(trajectory[-1], step_actions, task))
-    rewards, continues = imagined_outcomes(dynamics, th.stack(trajectory), actions, task, termination)
+    trajectory = rollout(dynamics.next, latents, actions, task)
+    rewards, continues = imagined_outcomes(dynamics, trajectory, actions, task, termination)
     return imagined_return(rewards, continues, value(trajectory[-1]), gamma)
 
 
