@@ -23,7 +23,7 @@ from sb3_pwm import PWM, Planner
 from sb3_pwm.envs import register_envs
 
 PLANNED_SHARE = 0.02
-"""Share of the calls that a planner is timed for: it takes about a hundred times as long"""
+"""Share of the calls that a planner is timed for: it takes about a thousand times as long"""
 
 
 def seconds(act: Callable[[np.ndarray], object], observations: np.ndarray) -> float:
