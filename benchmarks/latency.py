@@ -1,5 +1,5 @@
 """
-Time of one decision: ``predict`` for a single observation, with PWM and with SB3's SAC, in turns.
+Time of one decision: ``predict`` for a single observation, by PWM's policy, by planning and by SB3's SAC, in turns.
 
 ::
 
@@ -19,8 +19,11 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_pwm import PWM
+from sb3_pwm import PWM, Planner
 from sb3_pwm.envs import register_envs
+
+PLANNED_SHARE = 0.02
+"""Share of the calls that a planner is timed for: it takes about a thousand times as long"""
 
 
 def seconds(act: Callable[[np.ndarray], object], observations: np.ndarray) -> float:
@@ -57,6 +60,12 @@ def main() -> None:
         name: lambda observation, model=model: model.predict(observation, deterministic=True)
         for name, model in models.items()
     }
+    planned = {f"{name}, planning": Planner(models[name]) for name in ("PWM, 200K (its default)", "PWM, 5M")}
+    n_calls = dict.fromkeys(planned, max(round(PLANNED_SHARE * arguments.calls), 1))
+    decisions |= {
+        name: lambda observation, planner=planner: planner.predict(observation, deterministic=True)
+        for name, planner in planned.items()
+    }
     with TemporaryDirectory() as folder:
         try:
             import onnxruntime
@@ -73,7 +82,7 @@ def main() -> None:
     observations = np.stack([env.observation_space.sample() for _ in range(arguments.calls)])
     rounds = []
     for number in range(arguments.rounds + 1):
-        row = [seconds(act, observations) for act in decisions.values()]
+        row = [seconds(act, observations[: n_calls.get(name)]) for name, act in decisions.items()]
         if number:  # the first one warms up
             rounds.append(row)
     times = np.array(rounds)

@@ -4,7 +4,7 @@ from sb3_pwm.common.checkpoints import latest_checkpoint
 from sb3_pwm.common.version import __version__
 from sb3_pwm.data import OfflineDataset, SequenceBatch, SequenceReplayBuffer
 from sb3_pwm.envs import register_envs
-from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
+from sb3_pwm.pwm import PWM, CnnPolicy, MlpPolicy, MultiInputPolicy, Planner, PWMPolicy
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
 register_envs()
@@ -16,6 +16,7 @@ __all__ = [
     "MultiInputPolicy",
     "OfflineDataset",
     "PWMPolicy",
+    "Planner",
     "SequenceBatch",
     "SequenceReplayBuffer",
     "WorldModel",

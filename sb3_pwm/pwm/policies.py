@@ -296,28 +296,20 @@ class PWMPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
-        Choose actions, as SB3's policies do.
+        Convert observations to tensors, as SB3's policies do.
 
         :param observation: One observation, or a batch.
-        :param state: Without effect: the policy has no memory.
-        :param episode_start: Without effect.
-        :param deterministic: Whether to take the mean action instead of a sample.
-        :return: The actions, and ``state``.
-        :raises ValueError: If an observation is NaN or infinite, or so large that no action follows from it.
+        :return: The batch of observations, and whether a batch was given.
+        :raises ValueError: If an observation is NaN or infinite, or is the tuple that Gymnasium's ``reset`` returns.
         """
+        if isinstance(observation, tuple) and isinstance(observation[-1], dict):
+            raise ValueError("The observation is a tuple: take the first of the two that Gymnasium's reset() returns.")
         observations = observation.values() if isinstance(observation, dict) else [observation]
-        # SB3 says below what a tuple lacks.
-        if not isinstance(observation, tuple) and not all(np.isfinite(values).all() for values in observations):
+        if not all(np.isfinite(values).all() for values in observations):
             raise ValueError("No action follows from an observation that is NaN or infinite.")
-        return super().predict(observation, state, episode_start, deterministic)
+        return super().obs_to_tensor(observation)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """

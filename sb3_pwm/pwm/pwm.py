@@ -483,7 +483,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _update_world_model(self, batch: SequenceBatch, phase: Phase, metrics: Metrics) -> None:
         """Make a step on the world-model loss, unless the world model is frozen."""
-        policy, termination = self.policy, self._uses_termination
+        policy, termination = self.policy, self.uses_termination
 
         def closure() -> Any:
             with self._autocast():
@@ -535,7 +535,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         starts = self.replay_buffer.first_observations(self_evaluation.N_STARTS, self._vec_normalize_env)
         with th.no_grad():
             latents = self.policy.encode(starts)
-        judgement = self_evaluation.judge(self.policy, latents, self._uses_termination)
+        judgement = self_evaluation.judge(self.policy, latents, self.uses_termination)
         score, best, actor = judgement.mean_return, self._best_actor, self.policy.actor_average
         self.logger.record("train/rollout_return", score)
         best.update(actor, score, self._n_updates)
@@ -564,7 +564,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         Make a step on the imagined return, from the batch's first states and with one draw of action noise; with
         L-BFGS, a round of iterations on them.
         """
-        policy, termination = self.policy, self._uses_termination
+        policy, termination = self.policy, self.uses_termination
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
@@ -650,7 +650,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         return self.horizon if self.phase.trains_world_model else 0
 
     @property
-    def _uses_termination(self) -> bool:
+    def uses_termination(self) -> bool:
         """Whether the termination head is trained and used: from the first termination in the data on."""
         return self.terminations_seen and self.policy.world_model.termination_network is not None
 

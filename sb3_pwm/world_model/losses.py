@@ -1,6 +1,7 @@
 """World-model loss on sequences of real experience (PWM equation 4; TD-MPC2 equation 3 without the critic)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch as th
@@ -39,7 +40,7 @@ def predict_sequence(
     with th.no_grad():
         targets = world_model.encode(batch.observations[1:], batch.task)
     start = world_model.encode(batch.observations[0], batch.task)
-    return rollout(world_model, start, batch.actions, batch.task, step), targets
+    return rollout(partial(step, world_model), start, batch.actions, batch.task), targets
 
 
 def prediction_errors(
@@ -120,7 +121,7 @@ def termination_loss(world_model: WorldModel, batch: SequenceBatch, rho: float =
     """
     with th.no_grad():
         start = world_model.encode(batch.observations[0], batch.task)
-        latents = rollout(world_model, start, batch.actions, batch.task)
+        latents = rollout(world_model.next, start, batch.actions, batch.task)
     return _weighted_mean(_termination_errors(world_model, latents, batch), batch.mask, rho)
 
 
