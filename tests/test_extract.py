@@ -1,6 +1,7 @@
 """`sb3-pwm extract`: policies for several tasks and seeds from one world model."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from test_offline import episodes
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.cli import main
-from sb3_pwm.extract import read_results, table
+from sb3_pwm.extract import extract_policy, read_results, table
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_policies_results_and_resuming(folder, capsys):
     # A task that the world model does not have is reported, and stops no other.
     with pytest.raises(SystemExit) as error:
         extract(folder, "--tasks", "cup-spin", "cup-catch", "--seeds", 0, 1)
-    assert error.value.code == 2
+    assert error.value.code == 1
     output = capsys.readouterr()
     assert "2 of 4 extractions failed: cup-spin (seed 0), cup-spin (seed 1)" in output.err
     assert "cup-spin, seed 0: failed: The world model has no task 'cup-spin'; its tasks are cup-catch" in output.out
@@ -142,15 +143,33 @@ def test_damaged_results_are_named(folder, tmp_path, capsys):
         assert f"{file} is damaged, or is no result of an extraction" in capsys.readouterr().err
 
 
-def test_an_unexpected_error_stops_no_other_task(folder, tmp_path, capsys, monkeypatch):
-    def extract_policy(world_model, dataset, task, *_):
-        raise RuntimeError(f"{task} is broken")
+def test_a_failed_extraction_stops_no_other_and_is_tried_again(folder, tmp_path, capsys, monkeypatch):
+    def failing(world_model, dataset, task, seed, *arguments):
+        if task == "cup-spin":
+            raise RuntimeError("broken")
+        if seed == 0:  # diverges
+            with th.no_grad():
+                next(world_model.reward_network.parameters()).fill_(th.nan)
+        return extract_policy(world_model, dataset, task, seed, *arguments)
 
-    monkeypatch.setattr("sb3_pwm.extract.command.extract_policy", extract_policy)
-    with pytest.raises(SystemExit) as error:
-        extract(folder, "--tasks", "cup-spin", "cup-catch", "--seeds", 0, "--out", tmp_path)
-    assert error.value.code == 2
+    arguments = ("--tasks", "cup-spin", "cup-catch", "--seeds", 0, 1, "--out", tmp_path, "--like", "cup-catch")
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_pwm.extract.command.extract_policy", failing)
+        with pytest.raises(SystemExit) as error:
+            extract(folder, *arguments)
+    assert error.value.code == 1
     output = capsys.readouterr()
-    assert output.out.count("Traceback") == 2
-    assert "cup-catch, seed 0: failed: cup-catch is broken" in output.out
-    assert output.err.endswith("error: 2 of 2 extractions failed: cup-spin (seed 0), cup-catch (seed 0).\n")
+    traceback = tmp_path / "cup-spin/default-seed0.error.txt"
+    sentence = f"cup-spin, seed 0: failed: RuntimeError: broken. The traceback is in {traceback}.\n"
+    assert sentence in output.out
+    assert "RuntimeError: broken" in traceback.read_text()
+    assert re.search(r"^cup-catch, seed 0: failed: .* not finite.*$", output.out, re.MULTILINE)
+    failed = "cup-spin (seed 0), cup-spin (seed 1), cup-catch (seed 0)"
+    assert output.err.endswith(f"error: 3 of 4 extractions failed: {failed}. Give the command again to retry.\n")
+
+    finished = tmp_path / "cup-catch/default-seed1.zip"
+    before = finished.stat().st_mtime_ns
+    extract(folder, *arguments)
+    assert "4 policies, 1 of them extracted before" in capsys.readouterr().out
+    assert finished.stat().st_mtime_ns == before
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 4

@@ -12,6 +12,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_pwm.common.checks import check_number, reject_unknown_keywords
+from sb3_pwm.common.commands import PartFailedError, message_of
 from sb3_pwm.common.devices import check_device
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
@@ -71,8 +72,8 @@ class Extract:
         """
         Extract the missing policies, and print a table of all results.
 
-        :raises ValueError: If an option is wrong, the folder holds results of another run, or a task failed. The other
-            tasks are extracted nevertheless.
+        :raises ValueError: If an option is wrong, or the folder holds results of another run.
+        :raises PartFailedError: If an extraction failed. The others are complete.
         :raises FileNotFoundError: If the world model or the data does not exist.
         """
         register_envs()
@@ -91,7 +92,9 @@ class Extract:
         self._report()
         if failed:
             names = ", ".join(f"{task} (seed {seed})" for task, seed in failed)
-            raise ValueError(f"{len(failed)} of {len(missing)} extractions failed: {names}.")
+            raise PartFailedError(
+                f"{len(failed)} of {len(missing)} extractions failed: {names}. Give the command again to retry."
+            )
 
     @property
     def _tag(self) -> str:
@@ -174,9 +177,13 @@ class Extract:
             description = {"tag": self._tag, "run": identity, "threads": th.get_num_threads()}
             write_result(model, {**result, **description}, result_file(self.out, task, self._tag, seed))
         except Exception as error:  # a task that fails must not stop the others
+            reason = message_of(error)
             if not isinstance(error, ValueError | OSError | ImportError | MemoryError):
-                tqdm.write(traceback.format_exc())
-            tqdm.write(f"{task}, seed {seed}: failed: {error}")
+                file = result_file(self.out, task, self._tag, seed).with_suffix(".error.txt")
+                with atomic_write(file) as stream:
+                    stream.write(traceback.format_exc().encode())
+                reason = f"{type(error).__name__}: {reason.rstrip('.')}. The traceback is in {file}."
+            tqdm.write(f"{task}, seed {seed}: failed: {reason}")
             return False
         tqdm.write(f"{task}, seed {seed}: return {result['evaluations'][-1]['return']:.1f}")
         return True
