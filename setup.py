@@ -76,6 +76,7 @@ setup(
         # The range of sb3-team-hf-integration, which rl-zoo3 needs
         "huggingface_hub>=2.0,<3",
         "psutil",
+        "rich",
         "tqdm",
     ],
     entry_points={"console_scripts": ["sb3-pwm = sb3_pwm.cli:main"]},

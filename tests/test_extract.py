@@ -1,18 +1,25 @@
 """`sb3-pwm extract`: policies for several tasks and seeds from one world model."""
 
+import contextlib
 import json
 import re
+import signal
+import threading
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch as th
 from PIL import Image
+from rich.console import Console
 from test_offline import episodes
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.cli import main
 from sb3_pwm.extract import extract_policy, read_results, table
+from sb3_pwm.extract.jobs import Job, Outcome
+from sb3_pwm.extract.live_table import LiveTable
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,7 @@ def test_the_data_may_write_the_task_as_the_environment_id(tmp_path):
         (("--tasks", "cup-catch", "--episodes", "3"), "The option --episodes is called --eval-episodes now"),
         (("--tasks", "cup-catch", "--updates", "0"), "updates must be an integer of at least 1, got 0"),
         (("--tasks", "cup-catch", "--seeds", "-1"), "A seed must be an integer of at least 0"),
+        (("--tasks", "cup-catch", "--jobs", "0"), "jobs must be an integer of at least 1, got 0"),
         (("--tasks", "cup-catch", "--threads", "-1"), "threads must be an integer of at least 0, got -1"),
         (("--tasks", "cup-catch", "--device", "tpu"), "device must be auto, cpu, or a GPU of this machine"),
         (("--tasks", "cup-catch", "--tag", "a/b"), "--tag must be usable in the name of a file, got 'a/b'"),
@@ -145,7 +153,7 @@ def test_damaged_results_are_named(folder, tmp_path, capsys):
 
 def test_a_failed_extraction_stops_no_other_and_is_tried_again(folder, tmp_path, capsys, monkeypatch):
     def failing(world_model, dataset, task, seed, *arguments):
-        if task == "cup-spin":
+        if task == "Cup-spin":
             raise RuntimeError("broken")
         if seed == 0:  # diverges
             with th.no_grad():
@@ -154,7 +162,7 @@ def test_a_failed_extraction_stops_no_other_and_is_tried_again(folder, tmp_path,
 
     arguments = ("--tasks", "cup-spin", "cup-catch", "--seeds", 0, 1, "--out", tmp_path, "--like", "cup-catch")
     with monkeypatch.context() as patch:
-        patch.setattr("sb3_pwm.extract.command.extract_policy", failing)
+        patch.setattr("sb3_pwm.extract.jobs.extract_policy", failing)
         with pytest.raises(SystemExit) as error:
             extract(folder, *arguments)
     assert error.value.code == 1
@@ -173,3 +181,93 @@ def test_a_failed_extraction_stops_no_other_and_is_tried_again(folder, tmp_path,
     assert "4 policies, 1 of them extracted before" in capsys.readouterr().out
     assert finished.stat().st_mtime_ns == before
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 4
+
+
+TWO_TASKS = ("--tasks", "cup-spin", "cup-catch", "--like", "cup-catch", "--seeds", 0)
+
+
+def workers():
+    """:return: The worker processes of this process."""
+    children = psutil.Process().children()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+    return []
+
+
+@contextlib.contextmanager
+def each_worker(action):
+    """Call a function with each new worker process, and with the number of those before it."""
+    ended, seen = threading.Event(), []
+
+    def watch():
+        while not ended.wait(0.02):
+            for worker in workers():
+                if worker not in seen:
+                    seen.append(worker)
+                    action(worker, len(seen) - 1)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_several_at_a_time_are_the_same_also_after_a_kill(folder, tmp_path):
+    def kill_the_first(worker, before):
+        if before == 0:
+            worker.kill()
+
+    extract(folder, *TWO_TASKS, "--out", tmp_path / "one")
+    with each_worker(kill_the_first) as seen:
+        extract(folder, *TWO_TASKS, "--out", tmp_path / "two", "--jobs", 2)
+    assert len(seen) == 3
+    assert not workers()
+    for task in ("cup-spin", "cup-catch"):
+        files = [tmp_path / out / task / "default-seed0.json" for out in ("one", "two")]
+        one, two = (json.loads(file.read_text()) for file in files)
+        for first, second in zip(one["evaluations"], two["evaluations"], strict=True):
+            assert first["return"] == second["return"]
+        one, two = (PWM.load(file.with_suffix(".zip"), device="cpu").policy.state_dict() for file in files)
+        assert one.keys() == two.keys()
+        assert all(th.equal(one[name], two[name]) for name in one)
+
+
+def test_an_extraction_whose_process_is_killed_twice_fails(folder, tmp_path, capsys):
+    with each_worker(lambda worker, _: worker.kill()) as seen, pytest.raises(SystemExit) as error:
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--jobs", 2)
+    assert error.value.code == 1
+    assert len(seen) >= 4
+    output = capsys.readouterr()
+    for task in ("cup-spin", "cup-catch"):
+        assert f"{task}, seed 0: failed: Its process was killed 2 times" in output.out
+    assert "2 of 2 extractions failed" in output.err
+
+
+def test_an_interruption_ends_the_workers(folder, tmp_path, capsys):
+    def interrupt(worker, before):
+        if before == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with each_worker(interrupt), pytest.raises(SystemExit) as error:
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--jobs", 2)
+    assert error.value.code == 130
+    assert not workers()
+    assert capsys.readouterr().err.endswith("sb3-pwm extract: interrupted.\n")
+
+
+def test_live_table_tells_what_runs_and_what_is_done(tmp_path, capsys):
+    jobs = [Job(index, "cup-catch", "Cup-catch", index, tmp_path / f"{index}.json") for index in range(4)]
+    live = LiveTable(jobs, updates=4_000)
+    live.progress[2:4] = [1_000, 12.34]
+    live.report(Outcome(jobs[0], score=5.04))
+    live.report(Outcome(jobs[3], "It diverged."))
+    assert capsys.readouterr().out == "cup-catch, seed 0: return 5.0\ncup-catch, seed 3: failed: It diverged.\n"
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(live.render())
+    lines = capture.get().splitlines()
+    assert re.findall(r"[\w,.-]+(?: of [\d,]+)?", lines[3]) == ["cup-catch", "1", "1,000 of 4,000", "12.3"]
+    assert lines[-1].strip() == "1 done, 1 failed, 1 running, 1 waiting"
