@@ -106,7 +106,7 @@ setup(
             "types-PyYAML",
             "setuptools>=77",
         ],
-        # The curves and tables of benchmarks/
+        # The curves and tables of benchmarks/, and the report of `sb3-pwm extract`
         "benchmarks": ["rliable>=1.2"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo"],
     },

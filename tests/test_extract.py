@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -17,9 +18,10 @@ from test_offline import episodes
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.cli import main
-from sb3_pwm.extract import extract_policy, read_results, table
+from sb3_pwm.extract import extract_policy, make_report, read_results, table
 from sb3_pwm.extract.jobs import Job, Outcome
 from sb3_pwm.extract.live_table import LiveTable
+from sb3_pwm.tasks import published_scores
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,9 @@ def test_policies_results_and_resuming(folder, capsys):
     line = table(read_results(folder / "out")).splitlines()[2]
     assert line.startswith("| cup-catch | default | 4 |")
     assert f"**{np.mean(returns):.0f}** ({returns[0]:.0f}, {returns[1]:.0f})" in line
+    report = (folder / "out/report.md").read_text()
+    assert f"| cup-catch | **{np.mean(returns) / 1_000:.3f}** " in report
+    assert report in output.out
     picture = np.asarray(Image.open(folder / "out/returns.png").convert("RGB")).reshape(-1, 3).astype(int)
     assert (np.abs(picture - [31, 119, 180]).max(axis=1) < 30).sum() > 50  # the curve
 
@@ -271,3 +276,51 @@ def test_live_table_tells_what_runs_and_what_is_done(tmp_path, capsys):
     lines = capture.get().splitlines()
     assert re.findall(r"[\w,.-]+(?: of [\d,]+)?", lines[3]) == ["cup-catch", "1", "1,000 of 4,000", "12.3"]
     assert lines[-1].strip() == "1 done, 1 failed, 1 running, 1 waiting"
+
+
+def results_of(scores):
+    """:return: Results of a run, from the returns or the success rates of Meta-World of each seed."""
+    results = {}
+    for task, values in scores.items():
+        key = "success" if task.startswith("mw-") else "return"
+        results[task, "default"] = [
+            {"seed": seed, "evaluations": [{"return": 0.0, key: value}]} for seed, value in enumerate(values)
+        ]
+    return results
+
+
+def test_report_by_hand():
+    pytest.importorskip("rliable", reason="needs rliable: pip install 'sb3-pwm[benchmarks]'")
+    scores = {"walker-walk": [800, 900, 0], "cup-catch": [600, 1000], "mw-reach": [0.5, 0.7], "hopper-hop": [100, 200]}
+    results = results_of({**scores, "hopper-v5": [3000, 3000]})
+    results["mw-push", "default"] = [{"seed": 0, "evaluations": [{"return": 500.0}]}]  # without a success rate
+    results["cup-spin", "other"] = [{"seed": 0, "evaluations": [{"return": 500.0}]}]
+    report = make_report(results, "default")
+    cells = re.search(r"^\| this run \| (.*) \|$", report, re.MULTILINE)[1].split(" | ")
+    numbers = [[float(number) for number in re.findall(r"[\d.]+", cell)] for cell in cells]
+    # Means of the tasks: 0.85, 0.8, 0.6 and 0.15. The middle half of all scores: 0.5, 0.6, 0.7 and 0.8
+    assert [points[0] for points in numbers] == [0.6, 0.7, 0.65]
+    mean, low, high = numbers[0]
+    assert 0.5 <= low < mean < high <= 0.7  # all tasks with their worst seed, and with their best
+    published = published_scores("mt80")
+    theirs = np.mean([published[task]["tdmpc2"] for task in scores])
+    assert f"| TD-MPC2, published | {theirs:.3f} |" in report
+    assert "4 tasks; all rows are of these tasks. All tasks count with 2 seeds, the fewest" in report
+    assert report.endswith("Left out, because there is no normalized score: hopper-v5, mw-push.\n")
+    assert "cup-spin" not in report
+
+
+def test_report_of_one_seed_beside_mt30():
+    pytest.importorskip("rliable", reason="needs rliable: pip install 'sb3-pwm[benchmarks]'")
+    report = make_report(results_of({"acrobot-swingup": [400]}), "default")
+    assert "| this run | 0.400 | 0.400 | 0.400 |" in report
+    assert "| acrobot-swingup | **0.400** (0.400) | 0.116 | 0.010 |" in report
+    assert "One seed, so there are no intervals." in report
+
+
+def test_report_without_scores_or_without_rliable(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    report = make_report(results_of({"hopper-v5": [3000]}), "default")
+    assert "No task has a normalized score." in report
+    with pytest.raises(ImportError, match=r"The report needs rliable: pip install 'sb3-pwm\[benchmarks\]'"):
+        make_report(results_of({"walker-walk": [800]}), "default")

@@ -19,6 +19,7 @@ from sb3_pwm.envs import register_envs
 from sb3_pwm.extract.jobs import CommonSettings, Job, extract, extract_in_processes
 from sb3_pwm.extract.live_table import LiveTable
 from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig
+from sb3_pwm.extract.report import make_report
 from sb3_pwm.extract.results import plot, read_results, result_file, summarize, table
 from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.tasks import SUITES
@@ -34,8 +35,9 @@ class Extract:
     Extract a policy for each of several tasks from one pretrained world model.
 
     The environments are stepped for evaluation only. If the command is interrupted, give it again: policies that are
-    complete are not extracted again. The folder gets a model (.zip) and a result (.json) for each task and seed, and a
-    table (scores.csv) and a picture (returns.png) of all results. Example::
+    complete are not extracted again. The folder gets a model (.zip) and a result (.json) for each task and seed, a
+    table (scores.csv) and a picture (returns.png) of all results, and a report of normalized scores beside the
+    published ones (report.md). Example::
 
         sb3-pwm extract --world-model wm.safetensors --dataset data/mt80 --tasks walker-walk mw-reach --out extracted
 
@@ -194,9 +196,18 @@ class Extract:
             return
         with atomic_write(self.out / "scores.csv") as file:
             file.write(summarize(results).to_csv(index=False).encode())
+        print(table(results))
         written = [self.out / "scores.csv"]
         if any(tag == self._tag for _, tag in results):
             written.append(self.out / "returns.png")
             plot(results, self._tag, written[-1])
-        print(table(results))
+            try:
+                report = make_report(results, self._tag)
+            except ImportError as error:  # rliable is optional
+                print(error)
+            else:
+                print(f"\n{report}")
+                written.append(self.out / "report.md")
+                with atomic_write(written[-1]) as file:
+                    file.write(report.encode())
         print(f"Written: {', '.join(map(str, written))}")
