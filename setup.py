@@ -76,6 +76,7 @@ setup(
         # The range of sb3-team-hf-integration, which rl-zoo3 needs
         "huggingface_hub>=2.0,<3",
         "psutil",
+        "rich",
         "tqdm",
     ],
     entry_points={"console_scripts": ["sb3-pwm = sb3_pwm.cli:main"]},
@@ -105,7 +106,7 @@ setup(
             "types-PyYAML",
             "setuptools>=77",
         ],
-        # The curves and tables of benchmarks/
+        # The curves and tables of benchmarks/, and the report of `sb3-pwm extract`
         "benchmarks": ["rliable>=1.2"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo"],
     },

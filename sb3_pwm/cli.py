@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Run one of the commands.
 
     :param arguments: Command-line arguments. None: the arguments of this process.
-    :raises SystemExit: With code 2 if an option is wrong, or if the command refuses its input. One sentence on stderr
-        says why.
+    :raises SystemExit: With code 2 if an option is wrong, or if the command refuses its input, and with code 1 if a
+        part of its work failed. One sentence on stderr says why.
     """
     run_command(COMMANDS, "sb3-pwm", arguments, DESCRIPTION)
 

@@ -319,9 +319,7 @@ def test_dict_observations_of_a_package_of_the_user(tmp_path, toys, monkeypatch)
     sizes = dict(latent_dim=16, encoder_dim=16, mlp_dim=16, task_dim=4)
     world_model = WorldModel(WorldModelConfig(observation_dim=7, action_dim=2, tasks=("toy-v0",), **sizes))
     config = ExtractionConfig(updates=1, eval_every=1, eval_episodes=1)
-    model, result = extract_policy(
-        world_model, dataset, "toy_tasks:ToY-v0", 0, config, {"batch_size": 4}, "cpu", progress_bar=False
-    )
+    model, result = extract_policy(world_model, dataset, "toy_tasks:ToY-v0", 0, config, {"batch_size": 4}, "cpu")
     assert result["task"] == model.policy.task == "toy-v0"
     assert np.isfinite(result["evaluations"][-1]["return"])
     # This model takes flat observations.

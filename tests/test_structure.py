@@ -31,7 +31,19 @@ LAYERS: dict[str, set[str]] = {
 
 # Packages that an installation may lack, or whose import must wait. These alone may be imported inside a function, with
 # a comment that says why.
-OPTIONAL = {"minari", "h5py", "metaworld", "myosuite", "onnx", "onnxscript", "ray", "rl_zoo3", "dm_control", "mujoco"}
+OPTIONAL = {
+    "minari",
+    "h5py",
+    "metaworld",
+    "myosuite",
+    "onnx",
+    "onnxscript",
+    "ray",
+    "rliable",
+    "rl_zoo3",
+    "dm_control",
+    "mujoco",
+}
 # Modules of this package that import one of them.
 WAITING = ("sb3_pwm.envs.custom", "sb3_pwm.envs.muscle_humanoid", "sb3_pwm.zoo")
 # Every start of Python executes the text of this file, which may import nothing until rl-zoo3 is imported.

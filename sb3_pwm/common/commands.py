@@ -16,6 +16,8 @@ from typing import Any, Literal, NoReturn, Protocol, get_args, get_origin
 
 from sb3_pwm.common.checks import check_name
 
+FAILED = 1
+"""Exit code of a command that did only a part of its work"""
 WRONG_USE = 2
 """Exit code of a command whose input was wrong"""
 INTERRUPTED = 130
@@ -23,6 +25,10 @@ INTERRUPTED = 130
 
 POSITIONAL = {"positional": True}
 """Metadata of a field whose values are given without the name of an option"""
+
+
+class PartFailedError(Exception):
+    """A part of a command's work failed, and the other parts are done. The message is the sentence on stderr."""
 
 
 class Command(Protocol):
@@ -58,8 +64,8 @@ def run_command(
     :param prog: Name of the program, for messages.
     :param arguments: Command-line arguments. None: the arguments of this process.
     :param description: First lines of the help, if there are several commands.
-    :raises SystemExit: With code 2 if an option is wrong, or if the command refuses its input. One sentence on stderr
-        says why.
+    :raises SystemExit: With code 2 if an option is wrong, or if the command refuses its input, and with code 1 if a
+        part of its work failed. One sentence on stderr says why.
     """
     parser = _make_parser(commands, prog, description)
     options, unknown = parser.parse_known_args(arguments)
@@ -71,7 +77,9 @@ def run_command(
             _refuse(unknown[0], command)
         _build(command, vars(options)).run()
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        _fail(prog, _message(error))
+        _fail(prog, message_of(error))
+    except PartFailedError as error:
+        _fail(prog, message_of(error), FAILED)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -210,13 +218,18 @@ def _refuse(argument: str, command: type[Command]) -> NoReturn:
     raise ValueError(f"The option {name} must come after the command.")
 
 
-def _message(error: BaseException) -> str:
-    """:return: The message of an error on one line. An error of the operating system names its file."""
+def message_of(error: BaseException) -> str:
+    """
+    Get the message of an error.
+
+    :param error: The error.
+    :return: The message on one line. An error of the operating system names its file.
+    """
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _fail(prog: str, message: str) -> NoReturn:
+def _fail(prog: str, message: str, code: int = WRONG_USE) -> NoReturn:
     print(f"{prog}: error: {message}", file=sys.stderr)
-    raise SystemExit(WRONG_USE)
+    raise SystemExit(code)

@@ -4,20 +4,22 @@ import ast
 import dataclasses
 import hashlib
 import os
-import traceback
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch as th
-from tqdm import tqdm
 
 from sb3_pwm.common.checks import check_number, reject_unknown_keywords
+from sb3_pwm.common.commands import PartFailedError
 from sb3_pwm.common.devices import check_device
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
-from sb3_pwm.data.environments import check_tasks, find_task
+from sb3_pwm.data.environments import Task, check_tasks, find_task
 from sb3_pwm.envs import register_envs
-from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig, extract_policy, write_result
+from sb3_pwm.extract.jobs import CommonSettings, Job, extract, extract_in_processes
+from sb3_pwm.extract.live_table import LiveTable
+from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig
+from sb3_pwm.extract.report import make_report
 from sb3_pwm.extract.results import plot, read_results, result_file, summarize, table
 from sb3_pwm.pwm.pwm import PWM
 from sb3_pwm.tasks import SUITES
@@ -33,8 +35,9 @@ class Extract:
     Extract a policy for each of several tasks from one pretrained world model.
 
     The environments are stepped for evaluation only. If the command is interrupted, give it again: policies that are
-    complete are not extracted again. The folder gets a model (.zip) and a result (.json) for each task and seed, and a
-    table (scores.csv) and a picture (returns.png) of all results. Example::
+    complete are not extracted again. The folder gets a model (.zip) and a result (.json) for each task and seed, a
+    table (scores.csv) and a picture (returns.png) of all results, and a report of normalized scores beside the
+    published ones (report.md). Example::
 
         sb3-pwm extract --world-model wm.safetensors --dataset data/mt80 --tasks walker-walk mw-reach --out extracted
 
@@ -49,7 +52,8 @@ class Extract:
     :param params: Arguments of PWM that differ from the settings, as a dictionary, such as "{'precision': 'bfloat16'}".
     :param tag: Name of this run in files and tables, so that one folder can hold several runs. Default: the name
         of --settings.
-    :param threads: Number of threads of torch. 0: one per core.
+    :param jobs: Number of extractions at a time, in processes of their own.
+    :param threads: Number of threads of torch in each extraction. 0: one per core, shared by the extractions at a time.
     :param device: Device of the networks. auto: a GPU if there is one.
     """
 
@@ -64,6 +68,7 @@ class Extract:
     settings: Literal["default", "paper"] = "default"
     params: str = "{}"
     tag: str = ""
+    jobs: int = 1
     threads: int = 0
     device: str = "auto"
 
@@ -71,40 +76,47 @@ class Extract:
         """
         Extract the missing policies, and print a table of all results.
 
-        :raises ValueError: If an option is wrong, the folder holds results of another run, or a task failed. The other
-            tasks are extracted nevertheless.
+        :raises ValueError: If an option is wrong, or the folder holds results of another run.
+        :raises PartFailedError: If an extraction failed. The others are complete.
         :raises FileNotFoundError: If the world model or the data does not exist.
         """
         register_envs()
         tasks, parameters = self._check_options()
-        th.set_num_threads(self.threads or os.cpu_count() or 1)
+        threads = self.threads or max((os.cpu_count() or 1) // self.jobs, 1)
+        th.set_num_threads(threads)
         WorldModel.load(self.world_model)  # a wrong file is refused before the data is read
         identity = self._identity(parameters)
         finished = self._finished(identity)
-        jobs = [(task, seed) for task in tasks for seed in self.seeds]
-        missing = [job for job in jobs if job not in finished]
-        print(f"{len(jobs)} policies, {len(jobs) - len(missing)} of them extracted before", flush=True)
+        pairs = [(task, seed) for task in tasks for seed in self.seeds]
+        missing = [(task, seed) for task, seed in pairs if (task.name, seed) not in finished]
+        print(f"{len(pairs)} policies, {len(pairs) - len(missing)} of them extracted before", flush=True)
         failed = []
         if missing:
-            dataset = OfflineDataset.load(self.dataset)
-            failed = [job for job in missing if not self._extract(job, dataset, parameters, identity)]
+            description = {"tag": self._tag, "run": identity}
+            common = CommonSettings(
+                self.world_model, self.dataset, self.config, parameters, self.device, threads, description
+            )
+            failed = self._extract(missing, common)
         self._report()
         if failed:
-            names = ", ".join(f"{task} (seed {seed})" for task, seed in failed)
-            raise ValueError(f"{len(failed)} of {len(missing)} extractions failed: {names}.")
+            names = ", ".join(f"{job.task} (seed {job.seed})" for job in failed)
+            raise PartFailedError(
+                f"{len(failed)} of {len(missing)} extractions failed: {names}. Give the command again to retry."
+            )
 
     @property
     def _tag(self) -> str:
         return self.tag or self.settings
 
-    def _check_options(self) -> tuple[list[str], dict[str, Any]]:
-        """:return: Names of the tasks, with suites replaced by their tasks, and the arguments of PWM."""
+    def _check_options(self) -> tuple[list[Task], dict[str, Any]]:
+        """:return: The tasks, with suites replaced by their tasks, and the arguments of PWM."""
         names = [name for task in self.tasks for name in (SUITES[task].tasks if task in SUITES else (task,))]
         tasks = {task.name: task for task in map(find_task, names)}
         if not tasks or not self.seeds:
             raise ValueError("Give at least one task and one seed.")
         for seed in self.seeds:
             check_number("A seed", seed, 0, 2**32 - 1, integer=True)
+        check_number("jobs", self.jobs, 1, integer=True)
         check_number("threads", self.threads, 0, integer=True)
         check_device(self.device)
         if Path(self.tag).name != self.tag:
@@ -112,7 +124,7 @@ class Extract:
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out must be a folder, but {self.out} is a file.")
         check_tasks(tasks.values())
-        return list(tasks), {**SETTINGS[self.settings], **self._given_parameters()}
+        return list(tasks.values()), {**SETTINGS[self.settings], **self._given_parameters()}
 
     def _given_parameters(self) -> dict[str, Any]:
         try:
@@ -162,24 +174,21 @@ class Extract:
             finished.add((result["task"], result["seed"]))
         return finished
 
-    def _extract(
-        self, job: tuple[str, int], dataset: OfflineDataset, parameters: dict[str, Any], identity: dict[str, Any]
-    ) -> bool:
-        """:return: Whether the extraction succeeded. If not, the reason is printed."""
-        task, seed = job
-        try:
-            # Each extraction gets a model of its own, because a task may be added to it.
-            world_model = WorldModel.load(self.world_model)
-            model, result = extract_policy(world_model, dataset, task, seed, self.config, parameters, self.device)
-            description = {"tag": self._tag, "run": identity, "threads": th.get_num_threads()}
-            write_result(model, {**result, **description}, result_file(self.out, task, self._tag, seed))
-        except Exception as error:  # a task that fails must not stop the others
-            if not isinstance(error, ValueError | OSError | ImportError | MemoryError):
-                tqdm.write(traceback.format_exc())
-            tqdm.write(f"{task}, seed {seed}: failed: {error}")
-            return False
-        tqdm.write(f"{task}, seed {seed}: return {result['evaluations'][-1]['return']:.1f}")
-        return True
+    def _extract(self, missing: list[tuple[Task, int]], common: CommonSettings) -> list[Job]:
+        """:return: The extractions that failed."""
+        jobs = [
+            Job(index, task.name, task.env_id, seed, result_file(self.out, task.name, self._tag, seed))
+            for index, (task, seed) in enumerate(missing)
+        ]
+        dataset = OfflineDataset.load(self.dataset)  # wrong data is refused before a process is started
+        with LiveTable(jobs, self.config.updates + self.config.online_steps) as live:
+            if min(self.jobs, len(jobs)) == 1:
+                for job in jobs:
+                    live.report(extract(job, common, dataset, live.progress))
+            else:
+                del dataset  # each process loads its own
+                extract_in_processes(jobs, common, self.jobs, live.progress, live.report)
+        return live.failed
 
     def _report(self) -> None:
         results = read_results(self.out)
@@ -187,9 +196,18 @@ class Extract:
             return
         with atomic_write(self.out / "scores.csv") as file:
             file.write(summarize(results).to_csv(index=False).encode())
+        print(table(results))
         written = [self.out / "scores.csv"]
         if any(tag == self._tag for _, tag in results):
             written.append(self.out / "returns.png")
             plot(results, self._tag, written[-1])
-        print(table(results))
+            try:
+                report = make_report(results, self._tag)
+            except ImportError as error:  # rliable is optional
+                print(error)
+            else:
+                print(f"\n{report}")
+                written.append(self.out / "report.md")
+                with atomic_write(written[-1]) as file:
+                    file.write(report.encode())
         print(f"Written: {', '.join(map(str, written))}")

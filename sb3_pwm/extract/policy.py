@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from tqdm import tqdm
+from stable_baselines3.common.utils import set_random_seed
 
 from sb3_pwm.common.checks import check_number
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
@@ -74,7 +75,7 @@ def extract_policy(
     config: ExtractionConfig,
     parameters: dict[str, Any],
     device: str = "auto",
-    progress_bar: bool = True,
+    on_progress: Callable[[int, float], None] = lambda timesteps, last_return: None,
 ) -> tuple[PWM, dict[str, Any]]:
     """
     Extract a policy, and evaluate it before, between and after the updates.
@@ -90,13 +91,15 @@ def extract_policy(
     :param config: Number of updates and evaluations.
     :param parameters: Further arguments of :class:`~sb3_pwm.PWM`.
     :param device: Device of the networks. ``"auto"``: a GPU if there is one.
-    :param progress_bar: Whether to show a progress bar.
+    :param on_progress: Function that is called after each update and environment step with their number so far, and
+        with the return of the last evaluation.
     :return: The model, and the result: a dictionary with the ``task``, the ``seed``, the ``data`` (number of episodes,
         mean and best return), the ``evaluations`` and the evaluations of the steps ``online``, see
         :class:`~sb3_pwm.common.evaluation.TimedEvaluation`.
     :raises ValueError: If the world model or the data set lacks the task, there is no environment of it, or an argument
         is wrong.
     """
+    set_random_seed(seed)  # PWM may add a termination head to the world model before it sets the seed
     task, env_id = find_task(task)
     name = stored_name(task, dataset.tasks)
     data = dataset.select([name])
@@ -115,35 +118,31 @@ def extract_policy(
     )
     eval_env = make_vec_env(lambda: flat_env(make_env(env_id)))
 
-    def learn(timesteps: int, unit: str) -> list[Row]:
+    def learn(timesteps: int, before: int = 0) -> list[Row]:
         evaluation = TimedEvaluation(eval_env, config.eval_every, config.eval_episodes, True, True, EVALUATION_SEED)
-        with tqdm(total=timesteps, unit=unit, disable=None if progress_bar else True, leave=False) as bar:
-            bar.set_description(f"{task}, seed {seed}")
-            model.learn(timesteps, callback=[_ProgressBar(bar, evaluation), evaluation], log_interval=10)
+        progress = _Progress(lambda done: on_progress(before + done, evaluation.rows[-1]["return"]))
+        model.learn(timesteps, callback=[progress, evaluation], log_interval=10)
         return evaluation.rows
 
-    evaluations, online = learn(config.updates, "update"), []
+    evaluations, online = learn(config.updates), []
     if config.online_steps:
         model.offline = False
-        online = learn(config.online_steps, "step")
+        online = learn(config.online_steps, config.updates)
     eval_env.close()
     returns = data.data[0].returns
     statistics = {"mean": float(np.mean(returns)), "best": float(np.max(returns)), "episodes": len(returns)}
     return model, {"task": task, "seed": seed, "data": statistics, "evaluations": evaluations, "online": online}
 
 
-class _ProgressBar(BaseCallback):
-    """Show the number of timesteps and the return of the last evaluation."""
+class _Progress(BaseCallback):
+    """Call a function with the number of timesteps."""
 
-    def __init__(self, bar: "tqdm[Any]", evaluation: TimedEvaluation):
+    def __init__(self, on_progress: Callable[[int], None]):
         super().__init__()
-        self.bar = bar
-        self.evaluation = evaluation
+        self.on_progress = on_progress
 
     def _on_step(self) -> bool:
-        if self.evaluation.rows:
-            self.bar.set_postfix({"return": f"{self.evaluation.rows[-1]['return']:.0f}"}, refresh=False)
-        self.bar.update(self.num_timesteps - self.bar.n)
+        self.on_progress(self.num_timesteps)
         return True
 
 
