@@ -55,7 +55,7 @@ class LiveTable:
         """:return: The table of the running extractions."""
         finished = {outcome.job for outcome in self.outcomes}
         unfinished = [job for job in self.jobs if job not in finished]
-        table = Table("task", "seed", "updates", "return", caption_justify="left")
+        table = Table("task", "seed", "updates", "return", caption_justify="left", min_width=60)
         for job in unfinished:
             updates, last_return = self.progress[2 * job.index : 2 * job.index + 2]
             if not math.isnan(updates):
