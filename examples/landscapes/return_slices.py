@@ -31,7 +31,7 @@ from torch import nn
 
 from sb3_pwm import PWM
 from sb3_pwm.envs.dm_control import DMControlEnv
-from sb3_pwm.pwm.self_evaluation import rollout_return
+from sb3_pwm.pwm.self_evaluation import judge
 
 TASK = "Walker-walk"
 Parameters = Mapping[str, th.Tensor]
@@ -162,7 +162,7 @@ def slices(model: PWM, n_starts: int, n_steps: int, n_points: int, span: float) 
 
     def in_world_model(parameters: Parameters) -> float:
         policy.actor_average.load_state_dict(parameters)
-        return rollout_return(policy, latents, False, n_steps)
+        return judge(policy, latents, False, n_steps).mean_return
 
     def in_simulator(parameters: Parameters) -> float:
         policy.actor_average.load_state_dict(parameters)

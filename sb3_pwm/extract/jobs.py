@@ -167,10 +167,13 @@ def extract_in_processes(
                         report(Outcome(job, f"Its process was killed {ATTEMPTS} times; is there enough memory?"))
                 idle.append(pool)
     finally:  # also after Ctrl-C: what is extracted at this moment is given up
-        for process in set(active_children()) - others:
+        workers = set(active_children()) - others
+        for process in workers:
             process.terminate()
         for pool in (*idle, *(pool for _, _, pool in running.values())):
             pool.shutdown(cancel_futures=True)
+        for process in workers:  # an interruption between two lines may have left a pool in neither list
+            process.join()
 
 
 _worker: tuple[CommonSettings, OfflineDataset, Progress]
