@@ -342,7 +342,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=50, help="number of episodes of each policy in the data")
     parser.add_argument("--policy-updates", type=int, default=40, help="number of updates of the better policy")
-    parser.add_argument("--updates", type=int, default=1_000, help="number of updates of each world model")
+    parser.add_argument("--updates", type=int, default=5_000, help="number of updates of each world model")
     parser.add_argument("--rollouts", type=int, default=256, help="number of rollouts that the statistics are of")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--out", type=Path, default=Path("gradient_noise.png"), help="file of the picture")

@@ -1,7 +1,7 @@
 """
 Slices of the return around a policy of Walker-walk: in its world model, and in the simulator, in a few minutes.
 
-PWM learns online for 1,500 steps, once with a world model whose latents are normalized by SimNorm, and once
+PWM learns online for 6,000 steps, once with a world model whose latents are normalized by SimNorm, and once
 without. Each policy is then moved along two random directions. They are filter-normalized (Li et al., "Visualizing the
 loss landscape of neural nets", arXiv 1712.09913): each row of a weight matrix has a random direction of its own, as
 long as the row. At each point of a grid, the policy acts without noise for H steps, in the world model and in the
@@ -177,7 +177,7 @@ def slices(model: PWM, n_starts: int, n_steps: int, n_points: int, span: float) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_500, help="number of steps that PWM learns from")
+    parser.add_argument("--steps", type=int, default=6_000, help="number of steps that PWM learns from")
     parser.add_argument("--starts", type=int, default=6, help="number of states that rollouts start from")
     parser.add_argument("--horizon", type=int, default=32, help="number of steps of a rollout")
     parser.add_argument("--grid", type=int, default=13, help="number of points along a direction")
