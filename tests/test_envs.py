@@ -12,6 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from suites import make_rendered
 
 from sb3_pwm.envs import register_envs
 from sb3_pwm.envs.dm_control import DMControlEnv, SuiteEnv
@@ -340,18 +341,6 @@ def test_close_can_be_called_twice():
 
 
 # --- Pictures -------------------------------------------------------------------------------------------------------
-
-
-def make_rendered(env_id, **kwargs):
-    try:
-        env = gymnasium.make(env_id, render_mode="rgb_array", **kwargs)
-        env.reset(seed=0)
-        env.render()
-    except RuntimeError as error:
-        if "apt-get install" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return env
 
 
 @pytest.mark.parametrize("env_id", one_per_domain(ALL_IDS))

@@ -1,13 +1,12 @@
 """Meta-World's tasks: seeds, rewards, success and pictures."""
 
-import sys
-
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from suites import check_random_stream, hide_package, make_rendered, random_episode
 
 from sb3_pwm.envs import register_envs
 from sb3_pwm.envs.rendering import import_suite
@@ -27,16 +26,6 @@ def meta_world():
     return pytest.importorskip("metaworld", reason="needs Meta-World: pip install 'sb3-pwm[metaworld]'")
 
 
-def episode(env, seed, n_steps):
-    """Observations and rewards of an episode of random actions, as one vector."""
-    rng = np.random.default_rng(0)
-    parts = [env.reset(seed=seed)[0]]
-    for _ in range(n_steps):
-        observation, reward, *_ = env.step(rng.uniform(-1, 1, 4).astype(np.float32))
-        parts += [observation, [reward]]
-    return np.concatenate(parts)
-
-
 def test_there_are_fifty_and_they_are_metaworlds(meta_world):
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -48,9 +37,9 @@ def test_there_are_fifty_and_they_are_metaworlds(meta_world):
 @pytest.mark.parametrize("task", SOME_TASKS)
 def test_a_seed_decides_the_episode(task):
     env, other = gymnasium.make(f"Mw-{task}"), gymnasium.make(f"Mw-{task}")
-    first, different, again = (episode(env, seed, 10) for seed in (3, 4, 3))
+    first, different, again = (random_episode(env, seed, 10) for seed in (3, 4, 3))
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, episode(other, 3, 10))
+    np.testing.assert_array_equal(first, random_episode(other, 3, 10))
     assert not np.array_equal(first, different)
     assert np.isfinite(first).all()
     assert np.abs(env.reset(seed=5)[0][-3:]).sum() > 0  # the goal is observable
@@ -60,12 +49,7 @@ def test_a_seed_decides_the_episode(task):
 
 @pytest.mark.usefixtures("meta_world")
 def test_reset_without_a_seed_goes_on_with_the_random_stream():
-    env = gymnasium.make("Mw-reach")
-    starts = [env.reset(seed=5)[0], env.reset()[0], env.reset()[0]]
-    assert not np.array_equal(starts[0], starts[1])
-    assert not np.array_equal(starts[1], starts[2])
-    np.testing.assert_array_equal(starts[:2], [env.reset(seed=5)[0], env.reset()[0]])
-    env.close()
+    check_random_stream(gymnasium.make("Mw-reach"))
 
 
 @pytest.mark.usefixtures("meta_world")
@@ -81,14 +65,8 @@ def test_gymnasiums_checker_is_satisfied(task):
 @pytest.mark.usefixtures("meta_world")
 @pytest.mark.parametrize("task", SOME_TASKS)
 def test_render(task):
-    env = gymnasium.make(f"Mw-{task}", render_mode="rgb_array", width=128, height=96)
-    env.reset(seed=0)
-    try:
-        picture = env.render()
-    except RuntimeError as error:
-        if "apt-get install" not in str(error):
-            raise
-        pytest.skip(str(error))
+    env = make_rendered(f"Mw-{task}", width=128, height=96)
+    picture = env.render()
     assert picture.shape == (96, 128, 3)
     assert picture.std() > 5
     env.close()
@@ -149,8 +127,6 @@ def test_wrong_arguments():
 
 
 def test_without_meta_world_the_error_says_what_to_install(monkeypatch):
-    for name in [name for name in sys.modules if name == "metaworld" or name.startswith("metaworld.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "metaworld", None)
+    hide_package(monkeypatch, "metaworld")
     with pytest.raises(ImportError, match=r"pip install 'sb3-pwm\[metaworld\]'"):
         gymnasium.make("Mw-reach")

@@ -1,13 +1,12 @@
 """MyoSuite's tasks: seeds, rewards, success, the ends of episodes and pictures."""
 
-import sys
-
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from suites import check_random_stream, hide_package, make_rendered, random_episode
 
 from sb3_pwm import PWM
 from sb3_pwm.envs import register_envs
@@ -27,23 +26,13 @@ def myosuite():
     return pytest.importorskip("myosuite", reason="needs MyoSuite, see docs/environments.md")
 
 
-def episode(env, seed, n_steps):
-    """Observations and rewards of an episode of random actions, as one vector."""
-    rng = np.random.default_rng(0)
-    parts = [env.reset(seed=seed)[0]]
-    for _ in range(n_steps):
-        observation, reward, *_ = env.step(rng.uniform(-1, 1, 39).astype(np.float32))
-        parts += [observation, [reward]]
-    return np.concatenate(parts)
-
-
 @pytest.mark.usefixtures("myosuite")
 @pytest.mark.parametrize("task", SOME_TASKS)
 def test_a_seed_decides_the_episode(task):
     env, other = gymnasium.make(f"Myo-{task}"), gymnasium.make(f"Myo-{task}")
-    first, different, again = (episode(env, seed, 10) for seed in (3, 4, 3))
+    first, different, again = (random_episode(env, seed, 10) for seed in (3, 4, 3))
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, episode(other, 3, 10))
+    np.testing.assert_array_equal(first, random_episode(other, 3, 10))
     assert np.array_equal(first, different) == (not task.endswith("-hard"))  # the easy tasks always start in one state
     assert np.isfinite(first).all()
     env.close()
@@ -52,12 +41,7 @@ def test_a_seed_decides_the_episode(task):
 
 @pytest.mark.usefixtures("myosuite")
 def test_reset_without_a_seed_goes_on_with_the_random_stream():
-    env = gymnasium.make("Myo-pose-hard")
-    starts = [env.reset(seed=5)[0], env.reset()[0], env.reset()[0]]
-    assert not np.array_equal(starts[0], starts[1])
-    assert not np.array_equal(starts[1], starts[2])
-    np.testing.assert_array_equal(starts[:2], [env.reset(seed=5)[0], env.reset()[0]])
-    env.close()
+    check_random_stream(gymnasium.make("Myo-pose-hard"))
 
 
 @pytest.mark.usefixtures("myosuite")
@@ -109,14 +93,8 @@ def test_success_in_the_target_pose():
 
 @pytest.mark.usefixtures("myosuite")
 def test_render():
-    env = gymnasium.make("Myo-reach", render_mode="rgb_array", width=128, height=96)
-    env.reset(seed=0)
-    try:
-        picture = env.render()
-    except RuntimeError as error:
-        if "apt-get install" not in str(error):
-            raise
-        pytest.skip(str(error))
+    env = make_rendered("Myo-reach", width=128, height=96)
+    picture = env.render()
     assert picture.shape == (96, 128, 3)
     assert picture.std() > 5
     env.close()
@@ -155,8 +133,6 @@ def test_names_of_tasks():
 
 
 def test_without_myosuite_the_error_says_what_to_install(monkeypatch):
-    for name in [name for name in sys.modules if name == "myosuite" or name.startswith("myosuite.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "myosuite", None)
+    hide_package(monkeypatch, "myosuite")
     with pytest.raises(ImportError, match=r"pip install 'sb3-pwm\[myosuite\]'"):
         gymnasium.make("Myo-reach")
