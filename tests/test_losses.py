@@ -28,7 +28,7 @@ from sb3_pwm.pwm.losses import (
 )
 from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.optimizers import averaging_coefficient, step
-from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, Phase, current_phase, parse_bc_coef
+from sb3_pwm.pwm.phase import OFFLINE, OFFLINE_TO_ONLINE, ONLINE, PHASE_ARGUMENTS, Phase, current_phase, parse_bc_coef
 from sb3_pwm.world_model import WorldModel, WorldModelConfig
 
 REWARDS = th.tensor([[1.0], [2.0], [3.0]])
@@ -337,30 +337,33 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_phases():
-    def phase(offline, learned_offline, pretrained, *values):
-        return current_phase(offline, learned_offline, pretrained, *(values or ("auto", "auto", "auto")))
+    def phase(offline, learned_offline, pretrained, **values):
+        values = {**dict.fromkeys(PHASE_ARGUMENTS, "auto"), **values}
+        return current_phase(values, offline, learned_offline, pretrained)
 
     online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
     online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
     near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=0.005)
+    online["decays_learning_rate"], near_data["decays_learning_rate"] = False, True
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
     assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)
-    assert (
-        phase(False, True, True)
-        == phase(False, True, False)
-        == Phase(OFFLINE_TO_ONLINE, 1, **{**near_data, "new_fraction": 0.5, "lr_scale": 0.1})
-    )
+    afterwards = {**near_data, "new_fraction": 0.5, "lr_scale": 0.1, "decays_learning_rate": False}
+    assert phase(False, True, True) == phase(False, True, False) == Phase(OFFLINE_TO_ONLINE, 1, **afterwards)
+    numbers = dict(world_model_updates=3, replay_critic_coef=0.25, bc_coef=0.5)
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
-        given = phase(*flags, 3, 0.25, 0.5)
+        given = phase(*flags, **numbers)
         assert (given.n_world_model_updates, given.replay_critic_coef, given.bc_coef) == (3, 0.25, 0.5)
-    assert phase(False, False, False, "auto", "auto", "auto_2.5").bc_coef == 0.0
+        assert not phase(*flags, learning_rate=5e-4).decays_learning_rate
+    assert phase(False, False, False, bc_coef="auto_2.5").bc_coef == 0.0
     for flags in ((True, False, True), (False, True, True)):  # only "auto" depends on the phase
-        assert phase(*flags, "auto", "auto", "auto_2.5").bc_coef == 2.5
+        assert phase(*flags, bc_coef="auto_2.5").bc_coef == 2.5
     assert not phase(False, False, False).replays
-    assert phase(False, False, False, 0, 0.0, 0.1).replays
-    assert not phase(False, False, False, 0, 0.0, 0.1).trains_world_model
+    cloning = phase(False, False, False, world_model_updates=0, replay_critic_coef=0.0, bc_coef=0.1)
+    assert cloning.replays
+    assert not cloning.trains_world_model
+    assert phase(True, False, True, replay_critic_coef=0.0).imagined_critic_coef == 1.0  # critics need one of them
 
 
 @pytest.mark.parametrize("bc_coef", [-1.0, math.nan, math.inf, "auto_", "auto_x", "auto_-1", "autos", "1.0", None])

@@ -234,6 +234,30 @@ def test_offline_to_online(dataset, world_model):
     assert not th.equal(model.policy.world_model.encoder[0].weight, world_model.encoder[0].weight)
 
 
+def test_offline_the_learning_rate_of_the_actor_decays(dataset, world_model):
+    """The same by PWM() as by ``sb3-pwm extract``: the last updates decide how good the policy is."""
+
+    def learned(**options):
+        model = make("Pendulum-v1", world_model, dataset, **options)
+        rates = []
+
+        def look(*_):
+            if model.n_updates:
+                rates.append(model.policy.actor_optimizer.param_groups[0]["lr"])
+            return True
+
+        return model.learn(4, callback=look), rates
+
+    model, rates = learned()
+    assert rates == pytest.approx([3.75e-4, 2.5e-4, 1.25e-4])  # before the second, third and fourth update
+    model.learn(2, callback=None, reset_num_timesteps=False)
+    assert model.policy.actor_optimizer.param_groups[0]["lr"] == 0.0
+    model.offline = False
+    model.learn(30, reset_num_timesteps=False)
+    assert model.policy.actor_optimizer.param_groups[0]["lr"] == pytest.approx(5e-5)  # a tenth, and constant
+    assert learned(learning_rate=1e-3)[1] == pytest.approx([1e-3] * 3)
+
+
 def test_learning_rates_after_offline_learning_are_a_tenth(dataset, world_model):
     """With the rates of learning from scratch, the policy that was extracted is lost."""
     rates = dict(learning_rate=4e-4, critic_learning_rate=3e-4, world_model_learning_rate=2e-4)

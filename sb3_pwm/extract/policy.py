@@ -80,8 +80,6 @@ def extract_policy(
     """
     Extract a policy, and evaluate it before, between and after the updates.
 
-    The learning rate decays linearly from 5e-4 unless ``parameters`` has another one.
-
     :param world_model: The pretrained world model. If it lacks the task and ``config.like`` is given, the task is added
         to it.
     :param dataset: Data set with the task.
@@ -114,7 +112,7 @@ def extract_policy(
         offline=True,
         seed=seed,
         device=device,
-        **{"learning_rate": "lin_5e-4", **parameters},
+        **parameters,
     )
     eval_env = make_vec_env(lambda: flat_env(make_env(env_id)))
 

@@ -55,6 +55,9 @@ NOT_AT_LOAD = {
 }
 """Arguments of PWM that :meth:`~sb3_pwm.PWM.load` refuses. By name, what to use."""
 
+DEFAULT_LEARNING_RATE = 5e-4
+"""Learning rate of the actor if it is ``"auto"``; offline it decays to zero"""
+
 POLICY_OPTIMIZERS = ("adam", "lbfgs")
 
 MIN_LINE_SEARCH_BATCH = 32

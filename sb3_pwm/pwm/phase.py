@@ -2,11 +2,35 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 ONLINE, OFFLINE, OFFLINE_TO_ONLINE = "online", "offline", "offline_to_online"
 
 DEFAULT_BC_COEF = 1.0
 """Weight of the behavior term near the data, if it is ``"auto"``"""
+
+
+class Automatic(NamedTuple):
+    """What ``"auto"`` stands for in each phase."""
+
+    online: float
+    offline: float
+    offline_to_online: float
+
+
+AUTOMATIC = {
+    "replay_critic_coef": Automatic(0.0, 1.0, 1.0),
+    "replay_critic_expectile": Automatic(0.5, 0.7, 0.7),
+    "discounted_fraction": Automatic(0.0, 0.5, 0.5),
+    "new_fraction": Automatic(0.0, 0.0, 0.5),
+    "lr_scale": Automatic(1.0, 1.0, 0.1),
+    "actor_tau": Automatic(1.0, 0.005, 0.005),
+}
+"""Arguments of :class:`~sb3_pwm.PWM` whose ``"auto"`` depends on the phase alone"""
+
+PHASE_ARGUMENTS = (*AUTOMATIC, "world_model_updates", "bc_coef", "imagined_critic_coef", "learning_rate")
+"""Arguments of :class:`~sb3_pwm.PWM` that :func:`current_phase` reads"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +48,7 @@ class Phase:
     :param new_fraction: Fraction of replayed sequences that are drawn from the steps after offline learning.
     :param lr_scale: Factor of all learning rates.
     :param actor_tau: Polyak coefficient of the average of the actor, which acts deterministically.
+    :param decays_learning_rate: Whether the learning rate of the actor falls linearly to zero.
     """
 
     name: str
@@ -36,6 +61,7 @@ class Phase:
     new_fraction: float
     lr_scale: float
     actor_tau: float
+    decays_learning_rate: bool
 
     @property
     def trains_world_model(self) -> bool:
@@ -48,57 +74,31 @@ class Phase:
         return self.replay_critic_coef > 0.0 or self.bc_coef > 0.0
 
 
-def current_phase(
-    offline: bool,
-    learned_offline: bool,
-    pretrained: bool,
-    world_model_updates: int | str,
-    replay_critic_coef: float | str,
-    bc_coef: float | str,
-    replay_critic_expectile: float | str = "auto",
-    discounted_fraction: float | str = "auto",
-    imagined_critic_coef: float | str = "auto",
-    new_fraction: float | str = "auto",
-    lr_scale: float | str = "auto",
-    actor_tau: float | str = "auto",
-) -> Phase:
+def current_phase(arguments: Mapping[str, Any], offline: bool, learned_offline: bool, pretrained: bool) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
 
+    Near the data, which is offline and online afterwards, critics and policy learn from it. Without the behavior term,
+    a policy that was learned offline is lost within hundreds of online updates (docs/experiments.md).
+
+    :param arguments: Values of :data:`PHASE_ARGUMENTS`, by name.
     :param offline: Whether the model learns offline.
     :param learned_offline: Whether it has learned offline before.
     :param pretrained: Whether its world model was pretrained.
-    :param world_model_updates: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline with a pretrained world model,
-        else 1.
-    :param replay_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0.
-    :param bc_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 1 offline and after it, else 0; ``"auto_2.5"``: 2.5
-        instead of 1. Without the behavior term, a policy that was learned offline is lost within hundreds of online
-        updates (docs/experiments.md).
-    :param replay_critic_expectile: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.7 offline and after it, else 0.5.
-    :param discounted_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 offline and after it, else 0.
-    :param imagined_critic_coef: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0 offline and after it, else 1; 1 too
-        if ``replay_critic_coef`` is 0.
-    :param new_fraction: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.5 online after offline learning, else 0.
-    :param lr_scale: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.1 online after offline learning, else 1.
-    :param actor_tau: Argument of :class:`~sb3_pwm.PWM`. ``"auto"``: 0.005 offline and after it, else 1.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
-    near_data = 0.0 if name == ONLINE else 1.0
-    bc_weight, bc_automatic = parse_bc_coef(bc_coef)
-    replayed = _resolve(replay_critic_coef, near_data)
+    resolved = {key: _resolve(arguments[key], getattr(automatic, name)) for key, automatic in AUTOMATIC.items()}
+    bc_coef, bc_is_automatic = parse_bc_coef(arguments["bc_coef"])
+    # Critics learn from one of the two at least.
+    imagined_critic_coef = 0.0 if name != ONLINE and resolved["replay_critic_coef"] > 0.0 else 1.0
     return Phase(
         name,
-        int(_resolve(world_model_updates, 0 if offline and pretrained else 1)),
-        replayed,
-        bc_weight * near_data if bc_automatic else bc_weight,
-        _resolve(replay_critic_expectile, 0.7 if near_data else 0.5),
-        _resolve(discounted_fraction, 0.5 * near_data),
-        # Critics learn from one of the two at least.
-        _resolve(imagined_critic_coef, 0.0 if near_data and replayed > 0.0 else 1.0),
-        _resolve(new_fraction, 0.5 if name == OFFLINE_TO_ONLINE else 0.0),
-        _resolve(lr_scale, 0.1 if name == OFFLINE_TO_ONLINE else 1.0),
-        _resolve(actor_tau, 0.005 if near_data else 1.0),
+        n_world_model_updates=int(_resolve(arguments["world_model_updates"], 0 if offline and pretrained else 1)),
+        bc_coef=0.0 if bc_is_automatic and name == ONLINE else bc_coef,
+        imagined_critic_coef=_resolve(arguments["imagined_critic_coef"], imagined_critic_coef),
+        decays_learning_rate=name == OFFLINE and arguments["learning_rate"] == "auto",
+        **resolved,
     )
 
 

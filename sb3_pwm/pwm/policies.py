@@ -34,7 +34,7 @@ from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.export import export_policy
 from sb3_pwm.pwm.lbfgs import LBFGS
 from sb3_pwm.pwm.networks import LOG_STD_MAX, Actor, squashed_action
-from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, WorldModelConfig
+from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, PRESETS, WorldModelConfig
 from sb3_pwm.world_model.model import WorldModel
 
 SelfPWMPolicy = TypeVar("SelfPWMPolicy", bound="PWMPolicy")
@@ -57,7 +57,7 @@ class PWMPolicy(BasePolicy):
     """
     Policy object of PWM.
 
-    The defaults suit learning one task online on a CPU. The paper's networks, for extraction
+    The defaults suit a CPU. The paper's networks, for extraction
     from a large pretrained model, are ``net_arch=dict(pi=[400, 200, 100], vf=[400, 200])``, ``activation_fn=nn.Mish``,
     ``world_model="48M"``.
 
@@ -68,7 +68,8 @@ class PWMPolicy(BasePolicy):
     :param action_space: Action space (``Box``, finite bounds).
     :param lr_schedule: Learning rate schedule of the actor.
     :param net_arch: Hidden layers of actor and critics: ``[...]`` for both, or ``dict(pi=[...], vf=[...])``. ``qf``,
-        the name in SB3's off-policy algorithms, is taken for ``vf``.
+        the name in SB3's off-policy algorithms, is taken for ``vf``. None: ``[256, 256]``, and ``[128, 128]`` for the
+        world model of the preset ``"200K"`` and others whose latent is not larger.
     :param activation_fn: Hidden activation of actor and critics, any module class. The world model has it too if it is
         one of :data:`~sb3_pwm.world_model.config.ACTIVATIONS`, else SiLU; ``world_model=dict(activation=...)`` decides
         otherwise.
@@ -138,7 +139,6 @@ class PWMPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        self.net_arch = as_net_arch(net_arch)
         names = {activation: name for name, activation in ACTIVATIONS.items()}
         self.activation_fn = activation_fn
         self.task = task
@@ -180,6 +180,7 @@ class PWMPolicy(BasePolicy):
                     f"The world model has {name} {getattr(config, name)}, too small for this environment's {value}."
                 )
         self.world_model = WorldModel(config)
+        self.net_arch = as_net_arch(net_arch, config.latent_dim)
         # A dimension whose bounds are equal is always 0 in the data, but not in imagined rollouts.
         self.world_model.ignore_actions(np.flatnonzero(action_space.low == action_space.high).tolist())
         self.task_index = None if task is None else self.world_model.task_index(task)
@@ -443,14 +444,15 @@ def _as_sb3_expects(values: th.Tensor, space: spaces.Space) -> th.Tensor:
     return values.unsqueeze(-1) if space.shape == () else values
 
 
-def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None) -> dict[str, list[int]]:
+def as_net_arch(net_arch: list[int] | dict[str, list[int]] | None, latent_dim: int) -> dict[str, list[int]]:
     """
     :param net_arch: Argument of :class:`PWMPolicy`.
+    :param latent_dim: Size of the latent, which the default depends on.
     :return: ``dict(pi=[...], vf=[...])``.
     :raises ValueError: If the argument is of another form.
     """
     if net_arch is None:
-        return {"pi": [128, 128], "vf": [128, 128]}
+        net_arch = [128, 128] if latent_dim <= PRESETS[DEFAULT_SIZE]["latent_dim"] else [256, 256]
     if isinstance(net_arch, list | tuple):
         net_arch = {"pi": list(net_arch), "vf": list(net_arch)}
     if isinstance(net_arch, dict) and "qf" in net_arch and "vf" not in net_arch:

@@ -34,7 +34,7 @@ from sb3_pwm.pwm.lbfgs import LBFGS
 from sb3_pwm.pwm.losses import ReplayedStates
 from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.pwm.observation_checks import ObservationWatch, summarize_buffer
-from sb3_pwm.pwm.phase import Phase, current_phase
+from sb3_pwm.pwm.phase import PHASE_ARGUMENTS, Phase, current_phase
 from sb3_pwm.pwm.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PWMPolicy
 from sb3_pwm.pwm.self_evaluation import BestActor
 from sb3_pwm.pwm.sequence_off_policy import SequenceOffPolicyAlgorithm
@@ -92,9 +92,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         subclass of :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param env: The environment, or its registered id. Its actions are continuous, with finite bounds.
     :param learning_rate: Learning rate of the actor: a number, a function of the progress remaining (1 to 0), or
-        ``"lin_5e-4"`` for linear decay to zero, as rl-zoo3 writes it.
-    :param critic_learning_rate: Learning rate of the critics, in the same forms.
-    :param world_model_learning_rate: Learning rate of the world model, in the same forms.
+        ``"lin_5e-4"`` for linear decay to zero, as rl-zoo3 writes it. ``"auto"``: ``"lin_5e-4"`` offline, where the
+        last updates decide how good the policy is that :meth:`learn` ends with, else 5e-4.
+    :param critic_learning_rate: Learning rate of the critics, in the same forms but for ``"auto"``.
+    :param world_model_learning_rate: Learning rate of the world model, in the same forms but for ``"auto"``.
     :param buffer_size: Number of transitions that the replay buffer keeps, over all environments.
     :param learning_starts: Number of random steps before learning. The first update also needs one sequence to replay
         (``horizon`` steps per environment; ``replay_critic_horizon`` if sequences are replayed for the critics).
@@ -214,7 +215,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self,
         policy: str | type[PWMPolicy],
         env: GymEnv | str,
-        learning_rate: float | str | Schedule = 5e-4,
+        learning_rate: float | str | Schedule = "auto",
         critic_learning_rate: float | str | Schedule = 1e-3,
         world_model_learning_rate: float | str | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
@@ -376,7 +377,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             self.add_dataset(offline_data)
 
     def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = arguments.as_schedule(self.learning_rate, "learning_rate")  # type: ignore[assignment]
+        learning_rate = arguments.DEFAULT_LEARNING_RATE if self.learning_rate == "auto" else self.learning_rate
+        self.lr_schedule = arguments.as_schedule(learning_rate, "learning_rate")  # type: ignore[assignment]
 
     def _setup_policy_optimizer(self) -> None:
         """Give the actor a new optimizer."""
@@ -425,20 +427,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     @property
     def phase(self) -> Phase:
         """What an update does in the phase of learning that the model is in."""
-        return current_phase(
-            self.offline,
-            self.learned_offline,
-            self.pretrained,
-            self.world_model_updates,
-            self.replay_critic_coef,
-            self.bc_coef,
-            self.replay_critic_expectile,
-            self.discounted_fraction,
-            self.imagined_critic_coef,
-            self.new_fraction,
-            self.lr_scale,
-            self.actor_tau,
-        )
+        values = {name: getattr(self, name) for name in PHASE_ARGUMENTS}
+        return current_phase(values, self.offline, self.learned_offline, self.pretrained)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
@@ -672,7 +662,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         policy, progress, scale = self.policy, self._current_progress_remaining, self.phase.lr_scale
         policy.set_training_mode(True)
         if not isinstance(policy.actor_optimizer, LBFGS):  # its step lengths are not the learning rate's
-            learning_rate = scale * self.lr_schedule(progress)
+            learning_rate = scale * self.lr_schedule(progress) * (progress if self.phase.decays_learning_rate else 1.0)
             self.logger.record("train/learning_rate", learning_rate)
             update_learning_rate(policy.actor_optimizer, learning_rate)
         update_learning_rate(policy.critic_optimizer, scale * self.critic_lr_schedule(progress))
