@@ -87,6 +87,8 @@ setup(
         "myosuite": ["myosuite>=3.0.0,<3.1"],
         "minari": ["minari[hdf5]>=0.5.4"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
+        # Extraction on a cluster: `sb3-pwm extract --ray-address`
+        "ray": ["ray>=2.50"],
         "plots": ["rl-zoo3[plots]", "plotly"],
         # pygame or pygame-ce, by the version of Gymnasium: windows of render_mode="human", as rl_zoo3.enjoy opens
         "render": ["gymnasium[classic-control]"],
@@ -99,6 +101,7 @@ setup(
             "onnxscript>=0.3",
             "pytest",
             "pytest-xdist",
+            "ray>=2.50",
             "rliable>=1.2",
             "hypothesis",
             "ruff",

@@ -16,6 +16,7 @@ from sb3_pwm.common.files import atomic_write
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.environments import Task, check_tasks, find_task
 from sb3_pwm.envs import register_envs
+from sb3_pwm.extract import ray_cluster
 from sb3_pwm.extract.jobs import CommonSettings, Job, extract, extract_in_processes
 from sb3_pwm.extract.live_table import LiveTable
 from sb3_pwm.extract.policy import SETTINGS, ExtractionConfig
@@ -53,7 +54,10 @@ class Extract:
     :param tag: Name of this run in files and tables, so that one folder can hold several runs. Default: the name
         of --settings.
     :param jobs: Number of extractions at a time, in processes of their own.
-    :param threads: Number of threads of torch in each extraction. 0: one per core, shared by the extractions at a time.
+    :param ray_address: Address of a Ray cluster to extract on, as many policies at a time as it has cores: host:port,
+        ray://host:port, auto (the one that runs on this machine), or local (one that is started here). Default: none.
+    :param threads: Number of threads of torch in each extraction. 0: one per core, shared by the extractions at a time;
+        one on a Ray cluster.
     :param device: Device of the networks. auto: a GPU if there is one.
     """
 
@@ -69,6 +73,7 @@ class Extract:
     params: str = "{}"
     tag: str = ""
     jobs: int = 1
+    ray_address: str = ""
     threads: int = 0
     device: str = "auto"
 
@@ -82,7 +87,7 @@ class Extract:
         """
         register_envs()
         tasks, parameters = self._check_options()
-        threads = self.threads or max((os.cpu_count() or 1) // self.jobs, 1)
+        threads = self.threads or (1 if self.ray_address else max((os.cpu_count() or 1) // self.jobs, 1))
         th.set_num_threads(threads)
         WorldModel.load(self.world_model)  # a wrong file is refused before the data is read
         identity = self._identity(parameters)
@@ -118,6 +123,10 @@ class Extract:
             check_number("A seed", seed, 0, 2**32 - 1, integer=True)
         check_number("jobs", self.jobs, 1, integer=True)
         check_number("threads", self.threads, 0, integer=True)
+        if self.ray_address:
+            if self.jobs > 1:
+                raise ValueError("--jobs is for processes of this machine: leave it out with --ray-address.")
+            ray_cluster.check_address(self.ray_address)
         check_device(self.device)
         if Path(self.tag).name != self.tag:
             raise ValueError(f"--tag must be usable in the name of a file, got {self.tag!r}.")
@@ -182,7 +191,9 @@ class Extract:
         ]
         dataset = OfflineDataset.load(self.dataset)  # wrong data is refused before a process is started
         with LiveTable(jobs, self.config.updates + self.config.online_steps) as live:
-            if min(self.jobs, len(jobs)) == 1:
+            if self.ray_address:
+                ray_cluster.extract_on_ray(jobs, common, dataset, self.ray_address, live.progress, live.report)
+            elif min(self.jobs, len(jobs)) == 1:
                 for job in jobs:
                     live.report(extract(job, common, dataset, live.progress))
             else:

@@ -25,6 +25,9 @@ from sb3_pwm.world_model.model import WorldModel
 ATTEMPTS = 2
 """Number of times that an extraction is begun if its process is killed"""
 
+KILLED = f"Its process was killed {ATTEMPTS} times; is there enough memory?"
+"""Why such an extraction failed"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -164,7 +167,7 @@ def extract_in_processes(
                     if attempt < ATTEMPTS:
                         waiting.appendleft((job, attempt + 1))
                     else:
-                        report(Outcome(job, f"Its process was killed {ATTEMPTS} times; is there enough memory?"))
+                        report(Outcome(job, KILLED))
                 idle.append(pool)
     finally:  # also after Ctrl-C: what is extracted at this moment is given up
         workers = set(active_children()) - others

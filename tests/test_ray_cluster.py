@@ -1,0 +1,168 @@
+"""`sb3-pwm extract --ray-address`: extractions on a Ray cluster of this machine."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch as th
+from suites import hide_package
+from test_extract import TWO_TASKS, extract, folder  # noqa: F401  (a fixture)
+
+from sb3_pwm import PWM
+from sb3_pwm.extract.ray_cluster import RemoteProgress, check_address
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Ray of these tests: no tokens, and workers of the usual priority, which else hardly run beside other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Address of a Ray cluster with two cores."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    command += ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    address = f"127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            with contextlib.suppress(ConnectionError):
+                check_address(address)
+                break
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.5)
+        yield address
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.communicate(timeout=30)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def ray_workers():
+    """:return: Processes of Ray that extract a policy."""
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, IndexError):
+            if process.cmdline()[0].startswith("ray::_work"):
+                workers.append(process)
+    return workers
+
+
+@contextlib.contextmanager
+def killing(n_kills):
+    """Kill the first Ray workers that extract a policy; all of them with ``inf``."""
+    ended, killed = threading.Event(), set()
+
+    def watch():
+        while not ended.wait(0.02):
+            for worker in ray_workers():
+                if len(killed) < n_kills and worker.pid not in killed:
+                    killed.add(worker.pid)
+                    worker.kill()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_cluster_gives_the_same_also_after_a_kill(folder, cluster, tmp_path, capsys):  # noqa: F811
+    extract(folder, *TWO_TASKS, "--out", tmp_path / "one")
+    capsys.readouterr()
+    with killing(1) as killed:
+        extract(folder, *TWO_TASKS, "--out", tmp_path / "ray", "--ray-address", cluster)
+    assert len(killed) == 1
+    assert "cup-spin, seed 0: return" in capsys.readouterr().out
+    assert not ray_workers()
+    for task in ("cup-spin", "cup-catch"):
+        files = [tmp_path / out / task / "default-seed0.json" for out in ("one", "ray")]
+        one, two = (json.loads(file.read_text()) for file in files)
+        assert [row["return"] for row in one["evaluations"]] == [row["return"] for row in two["evaluations"]]
+        one, two = (PWM.load(file.with_suffix(".zip"), device="cpu").policy.state_dict() for file in files)
+        assert all(th.equal(one[name], two[name]) for name in one)
+    extract(folder, *TWO_TASKS, "--out", tmp_path / "ray", "--ray-address", cluster)
+    assert "2 policies, 2 of them extracted before" in capsys.readouterr().out
+
+
+def test_failures_on_a_cluster_stop_no_other(folder, tmp_path, capsys):  # noqa: F811
+    arguments = ["--tasks", "cup-spin", "cup-catch", "walker-walk", "--seeds", 0, "--out", tmp_path]
+    with pytest.raises(SystemExit) as error:
+        extract(folder, *arguments, "--ray-address", "local")
+    assert error.value.code == 1
+    output = capsys.readouterr().out
+    assert "cup-spin, seed 0: failed: The world model has no task 'cup-spin'" in output
+    assert "cup-catch, seed 0: return" in output
+    assert "walker-walk, seed 0: failed: The world model has no task" in output or "no task 'walker-walk'" in output
+
+
+def test_an_extraction_whose_worker_is_killed_twice_fails(folder, cluster, tmp_path, capsys):  # noqa: F811
+    with killing(float("inf")), pytest.raises(SystemExit) as error:
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--ray-address", cluster)
+    assert error.value.code == 1
+    output = capsys.readouterr().out
+    for task in ("cup-spin", "cup-catch"):
+        assert f"{task}, seed 0: failed: Its process was killed 2 times" in output
+
+
+def test_an_address_that_does_not_answer_is_named_in_seconds(folder, tmp_path, capsys):  # noqa: F811
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but nothing listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(SystemExit) as error:
+            extract(folder, *TWO_TASKS, "--out", tmp_path, "--ray-address", address)
+    assert error.value.code == 2
+    assert time.monotonic() - start < 30.0
+    assert f"No Ray cluster answers at {address}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["cluster", "cluster:", ":6379", "cluster:port", "cluster:0", "cluster:99999"])
+def test_bad_addresses(address):
+    with pytest.raises(ValueError, match="--ray-address must be host:port"):
+        check_address(address)
+
+
+def test_without_ray_or_with_jobs(folder, tmp_path, capsys, monkeypatch):  # noqa: F811
+    with pytest.raises(SystemExit):
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--ray-address", "local", "--jobs", 2)
+    assert "leave it out with --ray-address" in capsys.readouterr().err
+    hide_package(monkeypatch, "ray")
+    with pytest.raises(SystemExit):
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--ray-address", "local")
+    assert 'pip install "sb3-pwm[ray]"' in capsys.readouterr().err
+
+
+def test_progress_is_sent_now_and_then(monkeypatch):
+    class Board:
+        def __init__(self):
+            self.write, self.received = self, []
+
+        def remote(self, values):
+            self.received.append(dict(values))
+
+    times = iter([0.0, 0.5, 2.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    board = Board()
+    progress = RemoteProgress(board)
+    for updates in range(3):
+        progress[4] = updates
+    assert board.received == [{4: 0}, {4: 2}]
