@@ -83,7 +83,7 @@ def test_version_is_the_package_s_own(wheel):
     metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
     assert metadata["Version"] == sb3_pwm.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    extras = {"metaworld", "minari", "myosuite", "onnx", "plots", "render", "tests", "benchmarks", "docs"}
+    extras = {"metaworld", "minari", "myosuite", "onnx", "plots", "ray", "render", "tests", "benchmarks", "docs"}
     assert set(metadata.get_all("Provides-Extra")) == extras
 
 

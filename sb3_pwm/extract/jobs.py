@@ -6,12 +6,12 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch as th
@@ -84,8 +84,10 @@ class Outcome(NamedTuple):
     """Return of the last evaluation"""
 
 
-Progress = MutableSequence[float]
-"""Number of updates, and return of the last evaluation, of each extraction in turn. NaN: none yet"""
+class Progress(Protocol):
+    """Number of updates, and return of the last evaluation, of each extraction in turn. NaN: none yet"""
+
+    def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
 def extract(job: Job, common: CommonSettings, dataset: OfflineDataset, progress: Progress) -> Outcome:

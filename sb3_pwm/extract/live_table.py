@@ -1,14 +1,14 @@
 """A live table of extractions in the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from sb3_pwm.extract.jobs import Job, Outcome, Progress
+from sb3_pwm.extract.jobs import Job, Outcome
 
 
 class LiveTable:
@@ -25,7 +25,7 @@ class LiveTable:
         self.updates = updates
         self.outcomes: list[Outcome] = []
         """What became of the finished extractions"""
-        self.progress: Progress = RawArray("d", [math.nan] * (2 * len(jobs)))
+        self.progress: MutableSequence[float] = RawArray("d", [math.nan] * (2 * len(jobs)))
         """Memory that other processes can write their progress into"""
         self._live = Live(get_renderable=self.render, refresh_per_second=2, transient=True)
 

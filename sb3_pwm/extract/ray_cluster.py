@@ -1,6 +1,7 @@
 """Extractions on a Ray cluster."""
 
 import dataclasses
+import logging
 import socket
 import tempfile
 import time
@@ -36,7 +37,7 @@ class ProgressBoard:
         self._values: dict[int, float] = {}
 
     def write(self, values: dict[int, float]) -> None:
-        """:param values: Elements of :data:`~sb3_pwm.extract.jobs.Progress`, by index."""
+        """:param values: Elements of :class:`~sb3_pwm.extract.jobs.Progress`, by index."""
         self._values.update(values)
 
     def read(self) -> dict[int, float]:
@@ -132,11 +133,12 @@ def connect(address: str) -> Any:
     """
     check_address(address)
     try:
+        # Ray is an optional package.
         import ray
     except ImportError as error:
         raise ImportError('--ray-address needs Ray: pip install "sb3-pwm[ray]"') from error
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
             f"--ray-address {address}: {error} (A cluster that asks for a token needs RAY_AUTH_MODE=token here, too.)"
