@@ -73,7 +73,7 @@ def command(folder, out, *arguments, processes=None):
 
 
 def test_learns_to_predict_held_out_episodes(dataset, tmp_path):
-    settings = dataclasses.replace(SETTINGS, steps=640, validation_fraction=0.2)
+    settings = dataclasses.replace(SETTINGS, steps=640, validation_fraction=0.2, balance="size")
     model = run(dataset, tmp_path / "wm.safetensors", settings, checkpoint_every=160, log_every=40)
     rows = read_table(tmp_path / "wm.csv")
     training = [float(row["loss"]) for row in rows if row["data"] == "training"]

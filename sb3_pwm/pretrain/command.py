@@ -35,7 +35,8 @@ class Pretrain:
     :param storage: Folder to store the data in and map it from, for data that is larger than memory. If it holds the
         data of --dataset already, it is used.
     :param size: Preset of the world model.
-    :param activation: Activation of the hidden layers of the world model.
+    :param activation: Activation of the hidden layers of the world model. TD-MPC2 and PWM have mish; silu is nearly the
+        same function, and faster on a CPU.
     :param init: File of a world model to train further. --size and --activation have no effect then. A model without a
         termination head gets one if an episode of the data terminates.
     :param config: Configuration of the training.
@@ -56,7 +57,7 @@ class Pretrain:
     tasks: tuple[str, ...] = ()
     storage: Path | None = None
     size: Literal["200K", "1M", "5M", "19M", "48M", "317M"] = "5M"
-    activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "mish"
+    activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "silu"
     init: Path | None = None
     config: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     checkpoint_every: int = 1_000

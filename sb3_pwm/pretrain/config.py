@@ -23,7 +23,8 @@ class PretrainConfig:
 
     :param steps: Number of updates.
     :param batch_size: Number of sequences per update, over all processes.
-    :param horizon: Number of steps of a sequence, H.
+    :param horizon: Number of steps of a sequence, H. The paper has 16, for imagined rollouts as long. One step more than
+        the default rollouts of PWM is enough, and takes a quarter of the time.
     :param learning_rate: Learning rate of Adam after the warm-up.
     :param warmup_steps: Number of updates over which the learning rate rises linearly from zero.
     :param final_lr_fraction: Final learning rate as a fraction of the learning rate. It is reached along half a cosine.
@@ -41,12 +42,12 @@ class PretrainConfig:
 
     steps: int = 50_000
     batch_size: int = 256
-    horizon: int = 16
-    learning_rate: float = 3e-4
+    horizon: int = 4
+    learning_rate: float = 5e-4
     warmup_steps: int = 500
     final_lr_fraction: float = 0.1
     rho: float = 0.99
-    balance: Literal["size", "task"] = "size"
+    balance: Literal["size", "task"] = "task"
     grad_accumulation_steps: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: float = 0.05
