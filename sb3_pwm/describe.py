@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sb3_pwm.common.commands import POSITIONAL, run_command
 from sb3_pwm.common.files import atomic_write, with_suffix
+from sb3_pwm.common.packaged import data_source
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.readers.minari import dataset_paths, default_folder, iterate_episodes, open_dataset
 from sb3_pwm.data.storage import INDEX
@@ -110,7 +111,7 @@ def describe_sources(sources: Sequence[str | Path]) -> list[Description]:
     """
     found: list[Description] = []
     paths: list[Path] = []
-    for source in sources:
+    for source in map(data_source, sources):
         if (Path(source) / INDEX).is_file() or Path(source).suffix == ".pt":
             found += [_describe_task(task) for task in OfflineDataset.load(source).data]
         else:
@@ -194,8 +195,8 @@ class Describe:
     """
     Show what data sets hold: a table, and a picture of the episodes' returns.
 
-    :param folders: Folders of data sets, folders with data sets at any depth, Minari ids, or files of TD-MPC2. Default:
-        the folder of Minari.
+    :param folders: Folders of data sets, folders with data sets at any depth, Minari ids, files of TD-MPC2, or names of
+        world models that come with the package. Default: the folder of Minari.
     :param out: File of the picture, a PNG.
     """
 

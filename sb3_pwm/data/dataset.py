@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pwm.common.checks import check_choice, check_distinct, check_name, check_number
+from sb3_pwm.common.packaged import data_source
 from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
@@ -383,7 +384,8 @@ class OfflineDataset:
         Open data of any kind: a stored data set, Minari data sets, or data sets of TD-MPC2.
 
         :param sources: Folder of a data set that :meth:`save` or ``storage=`` wrote. Such a data set is memory-mapped,
-            so that only sampled steps are read. Or one or several Minari ids or folders, see :meth:`from_minari`. Or
+            so that only sampled steps are read. Or the name of a world model that comes with the package
+            (``"mt7"``), for a part of its data. Or one or several Minari ids or folders, see :meth:`from_minari`. Or
             one or several files of TD-MPC2 (.pt), see :meth:`from_tdmpc2`.
         :param storage: Folder to store the data in, see :meth:`from_episodes`. If it holds the data of these sources
             already, they are not read again, and need not exist anymore. It has no effect if the source is a stored
@@ -393,7 +395,7 @@ class OfflineDataset:
         :raises ValueError: If a file is damaged, the sources are of different kinds, or the storage holds data of other
             sources or of a former state of them. The message names the file.
         """
-        several = _as_list(sources)
+        several = [data_source(source) for source in _as_list(sources)]
         stored = [source for source in several if (Path(source) / INDEX).is_file()]
         chunks = [source for source in several if Path(source).suffix == ".pt"]
         if stored and len(several) > 1:

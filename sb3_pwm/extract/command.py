@@ -13,6 +13,7 @@ from sb3_pwm.common.checks import check_number, reject_unknown_keywords
 from sb3_pwm.common.commands import PartFailedError
 from sb3_pwm.common.devices import check_device
 from sb3_pwm.common.files import atomic_write
+from sb3_pwm.common.packaged import model_file
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.environments import Task, check_tasks, find_task
 from sb3_pwm.envs import register_envs
@@ -42,8 +43,10 @@ class Extract:
 
         sb3-pwm extract --world-model wm.safetensors --dataset data/mt80 --tasks walker-walk mw-reach --out extracted
 
-    :param world_model: File of the world model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases.
-    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
+    :param world_model: File of the world model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases. Or the name of
+        a model that comes with the package, such as mt7.
+    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, the folder of a stored data set, or the name of a
+        model that comes with the package.
     :param tasks: Names of tasks, or ids that are registered in Gymnasium, such as Hopper-v5. my_package:MyEnv-v0
         imports the package first. mt30 and mt80 stand for all tasks of a suite.
     :param out: Folder of the policies and results.
@@ -99,7 +102,7 @@ class Extract:
         if missing:
             description = {"tag": self._tag, "run": identity}
             common = CommonSettings(
-                self.world_model, self.dataset, self.config, parameters, self.device, threads, description
+                model_file(self.world_model), self.dataset, self.config, parameters, self.device, threads, description
             )
             failed = self._extract(missing, common)
         self._report()
@@ -155,7 +158,7 @@ class Extract:
     def _identity(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """:return: What must be the same for a result to be of this run."""
         return {
-            "world_model": hashlib.sha256(self.world_model.read_bytes()).hexdigest()[:16],
+            "world_model": hashlib.sha256(model_file(self.world_model).read_bytes()).hexdigest()[:16],
             "dataset": list(self.dataset),
             "params": {name: repr(value) for name, value in parameters.items()},
             **dataclasses.asdict(self.config),

@@ -23,8 +23,8 @@ class PretrainConfig:
 
     :param steps: Number of updates.
     :param batch_size: Number of sequences per update, over all processes.
-    :param horizon: Number of steps of a sequence, H. The paper has 16, for imagined rollouts as long. One step more than
-        the default rollouts of PWM is enough, and takes a quarter of the time.
+    :param horizon: Number of steps of a sequence, H. The paper has 16, for imagined rollouts as long. One step more
+        than PWM's default rollouts is enough, and takes a quarter of the time.
     :param learning_rate: Learning rate of Adam after the warm-up.
     :param warmup_steps: Number of updates over which the learning rate rises linearly from zero.
     :param final_lr_fraction: Final learning rate as a fraction of the learning rate. It is reached along half a cosine.

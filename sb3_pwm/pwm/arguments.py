@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_pwm.common.checks import check_choice, check_name, check_number
+from sb3_pwm.common.packaged import model_file, packaged_names
 from sb3_pwm.common.precision import PRECISIONS
 from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer
@@ -331,10 +332,12 @@ def resolve_world_model(world_model: WorldModelArgument) -> tuple[dict[str, Any]
     if isinstance(world_model, WorldModelConfig):
         return {**dataclasses.asdict(world_model), "termination": True}, None
     if isinstance(world_model, str | Path):
-        if not Path(world_model).suffix and not Path(world_model).is_file():
+        file = model_file(world_model)
+        if not file.suffix and not file.is_file():
             raise ValueError(
-                f"world_model={world_model!r} is neither a preset ({', '.join(PRESETS)}) nor a file "
-                "(*.safetensors, *.pt); WorldModel.from_pretrained() reads a folder or the Hugging Face Hub."
+                f"world_model={world_model!r} is neither a preset ({', '.join(PRESETS)}) nor a file (*.safetensors, "
+                f"*.pt) nor a model of the package ({', '.join(packaged_names())}); WorldModel.from_pretrained() reads "
+                "a folder or the Hugging Face Hub."
             )
         world_model = WorldModel.load(world_model)
     if isinstance(world_model, WorldModel):

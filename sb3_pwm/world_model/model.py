@@ -11,6 +11,7 @@ from torch import nn
 
 from sb3_pwm.common.checks import check_name
 from sb3_pwm.common.layers import MLP, SimNorm, at_least_float32, mlp
+from sb3_pwm.common.packaged import model_file
 from sb3_pwm.common.statistics import ObservationStatistics
 from sb3_pwm.world_model.checkpoint import read_checkpoint, write_checkpoint
 from sb3_pwm.world_model.config import ACTIVATIONS, WorldModelConfig
@@ -220,9 +221,11 @@ class WorldModel(HubModel):
         cls, path: str | Path, device: th.device | str = "cpu", tasks: Sequence[str] | None = None
     ) -> "WorldModel":
         """
-        Read a model that :meth:`save` wrote, or a model of TD-MPC2 or PWM. No code in the file is executed.
+        Read a model that :meth:`save` wrote, a model that comes with the package, or a model of TD-MPC2 or PWM. No code
+        in the file is executed.
 
-        :param path: The file. ``*.pt`` and ``*.pth`` are files of TD-MPC2 and PWM.
+        :param path: The file, or the name of a model of the package (``"mt7"``). ``*.pt`` and ``*.pth`` are files of
+            TD-MPC2 and PWM.
         :param device: Device of the parameters.
         :param tasks: Names of the tasks of a model of TD-MPC2 or PWM, whose file does not store them. See
             :func:`~sb3_pwm.world_model.tdmpc2.read_tdmpc2` for the default.
@@ -230,7 +233,8 @@ class WorldModel(HubModel):
         :raises FileNotFoundError: If the file does not exist.
         :raises ValueError: If the file is damaged, or is not a world model. The message names the file and the reason.
         """
-        if Path(path).suffix in (".pt", ".pth"):
+        path = model_file(path)
+        if path.suffix in (".pt", ".pth"):
             config, state = read_tdmpc2(path, tasks)
         elif tasks is not None:
             raise ValueError(f"{path} stores the names of the tasks: leave tasks out.")
