@@ -185,6 +185,7 @@ def test_a_failed_extraction_stops_no_other_and_is_tried_again(folder, tmp_path,
     extract(folder, *arguments)
     assert "4 policies, 1 of them extracted before" in capsys.readouterr().out
     assert finished.stat().st_mtime_ns == before
+    assert not traceback.exists()
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 4
 
 

@@ -182,6 +182,13 @@ def small(model, **kwargs):
     return Planner(model, **{**dict(n_samples=40, n_policy_samples=4, n_elites=8, n_iterations=3), **kwargs})
 
 
+def test_number_of_iterations_follows_the_action(model):
+    assert Planner(model).n_iterations == 6
+    many = PWM("MlpPolicy", RandomEnv(action_space=spaces.Box(-1, 1, (20,))), policy_kwargs=TINY, device="cpu")
+    assert Planner(many).n_iterations == 8
+    assert Planner(many, n_iterations=2).n_iterations == 2
+
+
 def test_actions_are_those_of_a_plan_in_the_models_parts(model):
     planner, observations = small(model, horizon=2), some(model.observation_space, 3)
     set_random_seed(1)

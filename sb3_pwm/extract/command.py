@@ -192,6 +192,8 @@ class Extract:
             Job(index, task.name, task.env_id, seed, result_file(self.out, task.name, self._tag, seed))
             for index, (task, seed) in enumerate(missing)
         ]
+        for job in jobs:
+            job.traceback_file.unlink(missing_ok=True)  # of an earlier try
         dataset = OfflineDataset.load(self.dataset)  # wrong data is refused before a process is started
         with LiveTable(jobs, self.config.updates + self.config.online_steps) as live:
             if self.ray_address:

@@ -50,6 +50,11 @@ class Job:
     def __str__(self) -> str:
         return f"{self.task}, seed {self.seed}"
 
+    @property
+    def traceback_file(self) -> Path:
+        """File of the traceback of an error that nobody foresaw"""
+        return self.file.with_suffix(".error.txt")
+
 
 @dataclasses.dataclass(frozen=True)
 class CommonSettings:
@@ -116,10 +121,9 @@ def extract(job: Job, common: CommonSettings, dataset: OfflineDataset, progress:
     except Exception as error:  # an extraction that fails must not stop the others
         reason = message_of(error)
         if not isinstance(error, ValueError | OSError | ImportError | MemoryError):
-            file = job.file.with_suffix(".error.txt")
-            with atomic_write(file) as stream:
+            with atomic_write(job.traceback_file) as stream:
                 stream.write(traceback.format_exc().encode())
-            reason = f"{type(error).__name__}: {reason.rstrip('.')}. The traceback is in {file}."
+            reason = f"{type(error).__name__}: {reason.rstrip('.')}. The traceback is in {job.traceback_file}."
         return Outcome(job, reason)
     return Outcome(job, score=result["evaluations"][-1]["return"])
 

@@ -145,7 +145,7 @@ class Planner:
     :param n_samples: Number of sampled plans in an iteration.
     :param n_policy_samples: Number of them that the policy makes. The others are drawn from the last iteration's plan.
     :param n_elites: Number of the best samples, which the plan is fitted to.
-    :param n_iterations: Number of iterations. TD-MPC2 makes 8 if actions have 20 dimensions or more.
+    :param n_iterations: Number of iterations. None: 6, and 8 if actions have 20 dimensions or more, as in TD-MPC2.
     :param temperature: Factor of the predicted returns in the exponent of the weights of the elites, in one over the
         units of the rewards. With 0 all elites count alike.
     :param min_std: Smallest standard deviation of the samples. Actions are scaled to [-1, 1].
@@ -160,7 +160,7 @@ class Planner:
         n_samples: int = 512,
         n_policy_samples: int = 24,
         n_elites: int = 64,
-        n_iterations: int = 6,
+        n_iterations: int | None = None,
         temperature: float = 0.5,
         min_std: float = 0.05,
         max_std: float = 2.0,
@@ -171,6 +171,8 @@ class Planner:
         check_number("n_samples", n_samples, 1, integer=True)
         check_number("n_policy_samples", n_policy_samples, 0, n_samples, integer=True)
         check_number("n_elites", n_elites, 1, n_samples, integer=True)
+        if n_iterations is None:
+            n_iterations = 8 if get_action_dim(model.action_space) >= 20 else 6
         check_number("n_iterations", n_iterations, 1, integer=True)
         check_number("temperature", temperature, 0.0)
         check_number("max_std", max_std, 0.0, above=True)
