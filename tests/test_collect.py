@@ -20,7 +20,7 @@ from sb3_pwm import PWM
 from sb3_pwm.cli import main
 from sb3_pwm.collect import collect
 from sb3_pwm.collect.behaviors import Behavior
-from sb3_pwm.collect.episodes import replayed_episodes
+from sb3_pwm.collect.episodes import BURST, noisy_steps, replayed_episodes, run_episode
 from sb3_pwm.collect.job import Job, behavior_of_each_episode, collect_task, read_shards
 from sb3_pwm.collect.minari_writer import write_dataset
 from sb3_pwm.collect.policies import make_policy
@@ -372,6 +372,8 @@ def test_behaviors_share_the_episodes_by_weight():
         ("expert:0,0.3,1=2", Behavior("expert", noise=(0.0, 0.3, 1.0), weight=2.0)),
         ("policy:agent.zip:0,0.1", Behavior("policy", "agent.zip", (0.0, 0.1))),
         ("policy:tqc:agents/{env}.zip:0.1", Behavior("policy", "tqc:agents/{env}.zip", 0.1)),
+        ("expert:0.3,0.5@0.1=2", Behavior("expert", noise=(0.3, 0.5), weight=2.0, noisy_share=0.1)),
+        ("policy:agent.zip:0.2@1", Behavior("policy", "agent.zip", 0.2)),
         ("expert:0.3=2", Behavior("expert", noise=0.3, weight=2.0)),
         ("policy:logs/pwm/Dog-run_1", Behavior("policy", "logs/pwm/Dog-run_1")),
         ("replay:logs/sac/{env}_1=2", Behavior("replay", "logs/sac/{env}_1", weight=2.0)),
@@ -382,11 +384,32 @@ def test_behaviors_are_read(text, behavior):
     assert Behavior.parse(text) == behavior
 
 
+def test_noise_in_bursts():
+    noisy = list(itertools.islice(noisy_steps(0.2, np.random.default_rng(0)), 20_000))
+    assert np.mean(noisy) == pytest.approx(0.2, abs=0.02)
+    lengths = {is_noisy: [] for is_noisy in (False, True)}
+    for is_noisy, steps in itertools.groupby(noisy[:19_000]):
+        lengths[is_noisy].append(len(list(steps)))
+    assert all(length % BURST == 0 for length in lengths[True])  # a pause of no step joins two bursts
+    assert lengths[True].count(BURST) > 0.8 * len(lengths[True])
+    assert len(set(lengths[False])) > 20
+    assert all(itertools.islice(noisy_steps(1.0, np.random.default_rng(0)), 100))
+
+
+def test_between_bursts_the_policy_acts_as_it_is():
+    env = gymnasium.make("Pendulum-v1")
+    arguments = env, lambda observation, starts: np.array([0.5], np.float32), 0.3, np.random.SeedSequence(0)
+    actions = run_episode(*arguments, 0.25).actions
+    assert 0.05 < np.mean(actions != 0.5) < 0.6
+    assert np.mean(run_episode(*arguments).actions != 0.5) == 1.0
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("", "scripted", "policy", "replay", "replay:run:0.1", "expert:much", "random:0.1", "random=0", "expert:-1"),
         *("replay:run:0,0.1", "expert:0,", "expert:0,-1", "expert:0,much", "random:0,1"),
+        *("expert:0.3@", "expert:0.3@0", "expert:0.3@1.5", "expert:0.3@nan", "expert:@0.1", "random:0.3@0.1"),
         *("expert:nan", "expert:inf", "random=nan", "random=inf"),
     ],
 )

@@ -23,12 +23,15 @@ class Behavior:
     :param noise: Standard deviation of Gaussian noise on the actions, for actions that are scaled to [-1, 1]. Several
         values take turns, one for each episode of the behavior. Zero for ``"replay"``.
     :param weight: Share of the episodes, relative to the weights of the other behaviors.
+    :param noisy_share: Share of the steps that have noise. Below 1 it comes in bursts. The steps between them show how
+        the policy recovers, in actions without noise, which can be imitated (as with DART, arXiv 1703.09327).
     """
 
     kind: str
     source: str = ""
     noise: float | tuple[float, ...] = 0.0
     weight: float = 1.0
+    noisy_share: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Behavior:
@@ -36,8 +39,9 @@ class Behavior:
         Read a behavior as the command line names it.
 
         :param text: ``random``, ``expert``, ``expert:NOISE``, ``policy:PATH``, ``policy:PATH:NOISE`` or
-            ``replay:PATH``. ``NOISE`` is a number, or several with commas between them. ``PATH`` of a policy may have
-            the name of its algorithm and a colon before it. Each text may end in ``=WEIGHT``.
+            ``replay:PATH``. ``NOISE`` is a number, or several with commas between them; it may end in ``@SHARE``, the
+            share of the steps that have noise. ``PATH`` of a policy may have the name of its algorithm and a colon
+            before it. Each text may end in ``=WEIGHT``.
         :return: The behavior.
         :raises ValueError: If the text has another form, or a number in it is out of range.
         """
@@ -45,14 +49,15 @@ class Behavior:
         kind, *parts = body.split(":")
         try:
             has_noise = bool(parts) and kind != "random" and _is_noise(parts[-1])
-            noise = _parse_noise(parts.pop()) if has_noise else 0.0
-            behavior = cls(kind, ":".join(parts), noise, float(weight or 1.0))
+            noise, share = _parse_noise(parts.pop()) if has_noise else (0.0, 1.0)
+            behavior = cls(kind, ":".join(parts), noise, float(weight or 1.0), share)
         except ValueError:
             behavior = cls("?")
         if not behavior._is_valid():
             raise ValueError(
                 f"{text!r} is no behavior: give random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH, "
-                "each with =WEIGHT or without. NOISE is a number, or several such as 0,0.1,0.3."
+                "each with =WEIGHT or without. NOISE is a number, or several such as 0,0.1,0.3, and may end in @SHARE, "
+                "above 0 and at most 1."
             )
         return behavior
 
@@ -64,6 +69,7 @@ class Behavior:
     def _is_valid(self) -> bool:
         has_source = self.kind in ("policy", "replay")
         in_range = all(0.0 <= noise < math.inf for noise in self.noises) and 0.0 < self.weight < math.inf
+        in_range = in_range and 0.0 < self.noisy_share <= 1.0
         return self.kind in KINDS and has_source == bool(self.source) and in_range and not self._is_noisy_replay()
 
     def _is_noisy_replay(self) -> bool:
@@ -81,13 +87,18 @@ class Behavior:
 
     def __str__(self) -> str:
         noise = ",".join(f"{noise:g}" for noise in self.noises) if self.noise else ""
+        noise += f"@{self.noisy_share:g}" if noise and self.noisy_share < 1.0 else ""
         return ":".join(part for part in (self.kind, self.source, noise) if part)
 
 
-def _parse_noise(text: str) -> float | tuple[float, ...]:
-    """:raises ValueError: If the text is not one number, or several with commas between them."""
+def _parse_noise(text: str) -> tuple[float | tuple[float, ...], float]:
+    """
+    :return: The noise, and the share of the steps that have it.
+    :raises ValueError: If the text is not one number, or several with commas between them, and perhaps ``@SHARE``.
+    """
+    text, at, share = text.partition("@")
     noises = tuple(float(part) for part in text.split(","))
-    return noises[0] if len(noises) == 1 else noises
+    return noises[0] if len(noises) == 1 else noises, float(share) if at else 1.0
 
 
 def _is_noise(text: str) -> bool:

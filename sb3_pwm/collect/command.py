@@ -36,8 +36,8 @@ class Collect:
     :param behavior: What acts: random, expert[:NOISE], policy:PATH[:NOISE] or replay:PATH. Several share the episodes
         by weights, which are given as =WEIGHT behind each. The PATH of a policy is the zip file of any algorithm of SB3
         or sb3-contrib, or the folder of a run of rl-zoo3. NOISE is the standard deviation of Gaussian noise, for
-        actions in [-1, 1]; several, such as 0,0.1,0.3, take turns over the episodes. {env} in a path stands for the
-        environment id of the task.
+        actions in [-1, 1]; several, such as 0,0.1,0.3, take turns over the episodes. 0.5@0.1 is noise in bursts of 5
+        steps, which take a tenth of the steps. {env} in a path stands for the environment id of the task.
     :param processes: Number of processes. Each collects one task at a time. 0: one per core.
     :param seed: Seed of the start states, the random actions and the noise.
     :param overwrite: Replace data sets that exist already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ from sb3_pwm.data.readers.replay_buffer import read_replay_buffer, replay_buffer
 
 MAX_EPISODE_STEPS = 100_000
 """Number of steps after which an episode is taken to have no end, if the environment is registered without a limit"""
+
+
+BURST = 5
+"""Number of steps of a burst of noise"""
 
 
 class CollectedEpisode(NamedTuple):
@@ -39,7 +44,11 @@ class CollectedEpisode(NamedTuple):
 
 
 def run_episode(
-    env: gymnasium.Env[Any, Any], policy: Policy, noise: float, seed: np.random.SeedSequence
+    env: gymnasium.Env[Any, Any],
+    policy: Policy,
+    noise: float,
+    seed: np.random.SeedSequence,
+    noisy_share: float = 1.0,
 ) -> CollectedEpisode:
     """
     Run an episode in an environment.
@@ -48,6 +57,7 @@ def run_episode(
     :param policy: The policy.
     :param noise: Standard deviation of Gaussian noise on the actions, for actions that are scaled to [-1, 1].
     :param seed: Seed of the start state, the random actions and the noise.
+    :param noisy_share: Share of the steps that have noise, see :func:`noisy_steps`.
     :return: The episode, with flat observations.
     :raises ValueError: If the episode does not end.
     """
@@ -57,13 +67,14 @@ def run_episode(
     start, actions_seed, noise_seed = (int(word) for word in seed.generate_state(3))
     env.action_space.seed(actions_seed)
     rng = np.random.default_rng(noise_seed)
+    is_noisy = noisy_steps(noisy_share, rng)
     observation, _ = env.reset(seed=start)
     observations = [_flat(env, observation)]
     actions: list[NDArray[Any]] = []
     rewards, terminations, truncations, successes = [], [], [], []
     ended = False
     while not ended:
-        action = _act(space, policy(observation, not actions), noise, rng)
+        action = _act(space, policy(observation, not actions), noise if next(is_noisy) else 0.0, rng)
         observation, reward, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
         if not ended and not is_limited and len(actions) >= MAX_EPISODE_STEPS:
@@ -86,6 +97,25 @@ def run_episode(
         np.array(truncations),
         success=np.array(successes, np.float32) if successes else None,
     )
+
+
+def noisy_steps(share: float, rng: np.random.Generator) -> Iterator[bool]:
+    """
+    Choose the steps of an episode that have noise.
+
+    :param share: Share of these steps. They come in bursts of :data:`BURST` steps, and the pauses between them are
+        drawn from a geometric distribution, so that a burst may begin at any step. 1: all steps.
+    :param rng: Generator of random numbers.
+    :return: Endless iterator over the steps: whether they have noise.
+    """
+    while share >= 1.0:
+        yield True
+    mean_pause = BURST * (1.0 - share) / share
+    while True:
+        for _ in range(rng.geometric(1.0 / (1.0 + mean_pause)) - 1):
+            yield False
+        for _ in range(BURST):
+            yield True
 
 
 def _flat(env: gymnasium.Env[Any, Any], observation: Any) -> NDArray[Any]:

@@ -175,7 +175,7 @@ def _episodes(
     """
     if behavior.kind != "replay":
         policy = make_policy(behavior, job.task, env)
-        return lambda seed, noise: run_episode(env, policy, noise, seed)
+        return lambda seed, noise: run_episode(env, policy, noise, seed, behavior.noisy_share)
     assert env.spec is not None
     episodes = replayed_episodes(Path(behavior.source_of(env.spec.id)), job.task, env)
     # In random order, so that a part of the episodes is of all stages of learning.
