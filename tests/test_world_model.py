@@ -107,6 +107,41 @@ def test_presets(size):
     assert count == by_hand(*widths, action_dim=6)
 
 
+def test_behavior_loss_recomputed_step_by_step():
+    model = randomized(WorldModelConfig(**TINY, behavior_head=True, tasks=("a", "b")))
+    task = th.tensor([0, 1, 1, 0])
+    batch = random_batch(task=task)
+    loss = world_model_loss(model, batch, behavior_coef=0.5)
+    without = world_model_loss(model, batch, behavior_coef=0.0)
+    assert without.behavior == 0.0
+    assert loss.total.item() == pytest.approx(without.total.item() + 0.5 * loss.behavior.item(), rel=1e-5)
+
+    distances, counts = {0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}
+    for b in range(4):
+        z, row = model.encode(batch.observations[0, b], task[b]), task[b].item()
+        for t in range(3):
+            error = (model.behavior(z, task[b]) - batch.actions[t, b]).abs()
+            distances[row] = distances[row] + batch.mask[t, b].item() * (error + error**2)
+            counts[row] += batch.mask[t, b].item()
+            z = model.next(z, batch.actions[t, b], task[b])
+    expected = sum(counts[row] * (distances[row] / counts[row] + 0.01).log().mean() for row in (0, 1))
+    assert loss.behavior.item() == pytest.approx((expected / sum(counts.values())).item(), rel=1e-4)
+
+
+def test_behavior_head_shapes_the_latent_and_is_saved(tmp_path):
+    model = randomized(WorldModelConfig(**TINY, behavior_head=True))
+    batch = random_batch()
+    world_model_loss(model, batch, dynamics_coef=0.0, reward_coef=0.0, termination_coef=0.0).total.backward()
+    assert model.encoder[0].weight.grad.abs().sum() > 0.0
+    model.save(tmp_path / "wm.safetensors")
+    loaded = WorldModel.load(tmp_path / "wm.safetensors")
+    latents = model.encode(batch.observations)
+    assert loaded.behavior(latents).abs().max() <= 1.0
+    th.testing.assert_close(loaded.behavior(latents), model.behavior(latents))
+    with pytest.raises(RuntimeError, match="behavior_head=True"):
+        randomized(WorldModelConfig(**TINY)).behavior(latents)
+
+
 def by_hand(observation_dim, encoder_dim, mlp_dim, latent_dim, encoder_layers, action_dim):
     def normed(n_in, n_out):
         return n_in * n_out + 3 * n_out  # weight, bias, LayerNorm gain and offset

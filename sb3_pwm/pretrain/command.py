@@ -37,8 +37,10 @@ class Pretrain:
     :param size: Preset of the world model.
     :param activation: Activation of the hidden layers of the world model. TD-MPC2 and PWM have mish; silu is nearly the
         same function, and faster on a CPU.
-    :param init: File of a world model to train further. --size and --activation have no effect then. A model without a
-        termination head gets one if an episode of the data terminates.
+    :param behavior_head: Whether the world model also learns to predict the actions of the data, so that its latent
+        keeps what the behaviors looked at.
+    :param init: File of a world model to train further. --size, --activation and --behavior-head have no effect then. A
+        model without a termination head gets one if an episode of the data terminates.
     :param config: Configuration of the training.
     :param checkpoint_every: Number of updates between two checkpoints. The model is validated at each.
     :param log_every: Number of updates between two rows of the table of losses.
@@ -58,6 +60,7 @@ class Pretrain:
     storage: Path | None = None
     size: Literal["200K", "1M", "5M", "19M", "48M", "317M"] = "5M"
     activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "silu"
+    behavior_head: bool = False
     init: Path | None = None
     config: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     checkpoint_every: int = 1_000
@@ -104,6 +107,7 @@ class Pretrain:
             tasks=dataset.tasks,
             termination=dataset.has_terminations,
             activation=self.activation,
+            behavior_head=self.behavior_head,
         )
 
 

@@ -16,7 +16,7 @@ from sb3_pwm.world_model.losses import world_model_loss
 from sb3_pwm.world_model.model import WorldModel
 
 MAX_GRAD_NORM = 20.0
-LOSSES = ("loss", "dynamics_loss", "reward_loss", "termination_loss")
+LOSSES = ("loss", "dynamics_loss", "reward_loss", "termination_loss", "behavior_loss")
 """Names of the values that an update returns"""
 
 

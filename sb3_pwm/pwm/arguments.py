@@ -68,7 +68,7 @@ extraction for Hopper-v5, a round of five evaluations raised the loss of fresh s
 left it as it was with 64 and 128, and lowered it with 256 and more.
 """
 
-LOSS_COEFFICIENTS = ("dynamics_coef", "reward_coef", "termination_coef")
+LOSS_COEFFICIENTS = ("dynamics_coef", "reward_coef", "termination_coef", "behavior_coef")
 
 WorldModelArgument = str | Path | Mapping[str, Any] | WorldModelConfig | WorldModel | None
 """Preset, file, fields, configuration or model; see :class:`~sb3_pwm.PWM`."""

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_pwm.common.imitation import distance, log_spread
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pwm.imagination import LatentRollout
 
 BEST_SHARE = 0.2
 """Smallest share of the replayed steps that have the largest weight in the behavior term"""
-MIN_SPREAD = 0.01
-"""Added to the spread of the actions in the behavior term: nearer than this, imitation gains nothing"""
 
 
 class ReplayedStates(NamedTuple):
@@ -184,20 +183,15 @@ def behavior_loss(means: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> t
     data decide how far the policy may go: where the actions of the data vary much, the world model knows many actions;
     those of a single expert it knows only nearby (docs/experiments.md).
 
-    The distance ``rho = |d| + d^2`` is robust and yet pulls harder from farther away. Noise that was clipped at the
-    bounds of the actions pulls the mean of a behavior's actions to the middle, and leaves their median where it was:
-    the absolute distance finds the median. The square keeps rare states, as those that episodes begin in: the gradient
-    of the absolute distance is no larger where the policy is far from the data, so that the many states where it is
-    near outweigh them.
+    :func:`~sb3_pwm.common.imitation.distance` tells why it is this distance.
 
     :param means: ``(M, A)`` means of the actor in the replayed states, before the tanh.
     :param actions: ``(M, A)`` replayed actions.
     :param weights: ``(M,)`` weights of the replayed actions, see :func:`advantage_weights`.
     :return: Scalar; the sum over the dimensions of the action.
     """
-    distances = (th.tanh(means) - actions).abs()
-    spreads = (weights.unsqueeze(-1) * (distances + distances**2)).mean(0)  # (A,)
-    return (spreads + MIN_SPREAD).log().sum()
+    spreads = (weights.unsqueeze(-1) * distance(th.tanh(means), actions)).mean(0)  # (A,)
+    return log_spread(spreads).sum()
 
 
 def ent_coef_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:

@@ -140,8 +140,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param world_model_updates: Number of world-model updates per update of the actor; 0 freezes the world model. A
         termination head that a pretrained world model did not have is trained all the same, and nothing else of it.
         ``"auto"``: 0 offline with a pretrained world model, else 1.
-    :param world_model_loss_kwargs: Coefficients ``dynamics_coef``, ``reward_coef`` and ``termination_coef`` of
-        :func:`~sb3_pwm.world_model.losses.world_model_loss`, where they depart from its defaults.
+    :param world_model_loss_kwargs: Coefficients ``dynamics_coef``, ``reward_coef``, ``termination_coef`` and
+        ``behavior_coef`` of :func:`~sb3_pwm.world_model.losses.world_model_loss`, where they depart from its defaults.
     :param world_model: The world model that the policy owns. A new one: the name of a preset (``"200K"``, ``"1M"``,
         ``"5M"``, ``"19M"``, ``"48M"``, ``"317M"``), a dictionary of fields of
         :class:`~sb3_pwm.world_model.WorldModelConfig` (with the preset that they depart from as ``size``), or a
@@ -490,6 +490,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             metrics.record(dynamics_loss=loss.dynamics, reward_loss=loss.reward)
             if termination:
                 metrics.record(termination_loss=loss.termination)
+            if policy.world_model.behavior_network is not None:
+                metrics.record(behavior_loss=loss.behavior)
         elif termination and self.trains_new_termination_head:
             self._update_termination_head(batch, metrics)
         policy.reward_scale.update((batch.rewards**2).mean().sqrt())

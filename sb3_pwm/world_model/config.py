@@ -56,6 +56,9 @@ class WorldModelConfig:
     :param bin_high: Center of the last bin, in symlog units.
     :param termination: Whether the model has a termination head. Without it, the model predicts that no episode
         terminates.
+    :param behavior_head: Whether the model has a behavior head, which predicts the actions of the data from latents. So
+        the latent keeps what the behaviors of the data looked at, also where it says little about the reward: a
+        policy that acts on the latent needs it. The head has no other use.
     :param activation: Activation of the hidden layers, one of :data:`ACTIVATIONS`. ``"mish"`` is TD-MPC2's. On a CPU,
         ``"silu"`` takes a seventh of the time of ``"mish"``, for nearly the same function.
     :param tasks: Names of the tasks of a multi-task model, in the order of the rows of the task embedding. Empty for a
@@ -78,6 +81,7 @@ class WorldModelConfig:
     bin_low: float = -10.0
     bin_high: float = 10.0
     termination: bool = False
+    behavior_head: bool = False
     activation: str = "mish"
     tasks: tuple[str, ...] = ()
     task_dim: int = 96

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch as th
 import torch.nn.functional as F
 
+from sb3_pwm.common.imitation import distance, log_spread
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.world_model.model import WorldModel
 from sb3_pwm.world_model.rollout import rollout
@@ -23,6 +24,8 @@ class WorldModelLoss(NamedTuple):
     """Reward loss, without its coefficient"""
     termination: th.Tensor
     """Termination loss, without its coefficient"""
+    behavior: th.Tensor
+    """Behavior loss, without its coefficient"""
 
 
 def predict_sequence(
@@ -79,6 +82,7 @@ def world_model_loss(
     dynamics_coef: float = 20.0,
     reward_coef: float = 0.1,
     termination_coef: float = 1.0,
+    behavior_coef: float = 1.0,
     termination: bool = True,
     step: Callable[..., th.Tensor] = WorldModel.next,
     errors: Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor]] = prediction_errors,
@@ -95,18 +99,50 @@ def world_model_loss(
     :param dynamics_coef: Coefficient of the dynamics loss.
     :param reward_coef: Coefficient of the reward loss.
     :param termination_coef: Coefficient of the termination loss.
+    :param behavior_coef: Coefficient of the behavior loss, if the model has a behavior head.
     :param termination: Whether to train the termination head, if the model has one.
     :param step: :meth:`WorldModel.next`, or its compiled form.
     :param errors: :func:`prediction_errors`, or its compiled form.
-    :return: The loss and its parts. Each part is the weighted sum of the errors over the steps, divided by H, and
-        averaged over the batch.
+    :return: The loss and its parts. Each part but the behavior loss (see :func:`behavior_loss`) is the weighted sum of
+        the errors over the steps, divided by H, and averaged over the batch.
     """
     latents, targets = predict_sequence(world_model, batch, step)
     step_errors = errors(world_model, latents, targets, batch, termination)
 
     dynamics, reward, termination_error = (_weighted_mean(error, batch.mask, rho) for error in step_errors)
     total = dynamics_coef * dynamics + reward_coef * reward + termination_coef * termination_error
-    return WorldModelLoss(total, dynamics, reward, termination_error)
+    behavior = th.zeros_like(total)
+    if world_model.behavior_network is not None and behavior_coef > 0.0:
+        behavior = behavior_loss(world_model, latents, batch)
+        total = total + behavior_coef * behavior
+    return WorldModelLoss(total, dynamics, reward, termination_error, behavior)
+
+
+def behavior_loss(world_model: WorldModel, latents: th.Tensor, batch: SequenceBatch) -> th.Tensor:
+    """
+    Negative log-likelihood of the data's actions along predicted latents, by the behavior head.
+
+    The spread of the actions of each task and dimension is fitted to the batch, see
+    :func:`~sb3_pwm.common.imitation.log_spread`: precise behaviors are predicted precisely.
+
+    :param world_model: A world model with a behavior head.
+    :param latents: Predicted latents ``(H + 1, B, Z)``, see :func:`predict_sequence`.
+    :param batch: The sequences.
+    :return: The loss, a mean over dimensions and tasks, which count by their numbers of steps.
+    """
+    errors = distance(world_model.behavior(latents[:-1], batch.task), _padded_actions(world_model, batch))
+    sums, counts = (errors * batch.mask.unsqueeze(-1)).sum(0), batch.mask.sum(0)  # (B, A), (B,)
+    n_tasks = max(len(world_model.config.tasks), 1)
+    task = th.zeros_like(counts, dtype=th.long) if batch.task is None else batch.task
+    task_sums = sums.new_zeros(n_tasks, sums.shape[-1]).index_add(0, task, sums)
+    task_counts = counts.new_zeros(n_tasks).index_add(0, task, counts)
+    spreads = task_sums / task_counts.clamp(min=1.0).unsqueeze(-1)
+    return (log_spread(spreads).mean(-1) * task_counts).sum() / task_counts.sum().clamp(min=1.0)
+
+
+def _padded_actions(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
+    """:return: Actions of a batch, with as many dimensions as the model takes."""
+    return F.pad(batch.actions, (0, world_model.config.action_dim - batch.actions.shape[-1]))
 
 
 def termination_loss(world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99) -> th.Tensor:

@@ -73,6 +73,10 @@ class WorldModel(HubModel):
         # The output layer is zero, so that the first predicted rewards are zero, the center of the bins.
         nn.init.zeros_(self.reward_network[-1].weight)  # type: ignore[arg-type]
         self.termination_network = self._make_termination_network() if config.termination else None
+        self.behavior_network: MLP | None = None
+        if config.behavior_head:
+            latent_in = config.latent_dim + task_dim
+            self.behavior_network = mlp(latent_in, [config.mlp_dim], config.action_dim, activation_fn)
 
     def _make_termination_network(self) -> MLP:
         config = self.config
@@ -193,6 +197,19 @@ class WorldModel(HubModel):
                 "add_termination_head()."
             )
         return at_least_float32(self.termination_network(self._join([latents], task))).squeeze(-1)
+
+    def behavior(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
+        """
+        Predict the actions of the data.
+
+        :param latents: Latents ``(..., Z)``.
+        :param task: Task of the latents, see :class:`WorldModel`.
+        :return: Actions ``(..., action_dim)``, scaled to [-1, 1].
+        :raises RuntimeError: If the model has no behavior head.
+        """
+        if self.behavior_network is None:
+            raise RuntimeError("This world model has no behavior head: build it with behavior_head=True.")
+        return th.tanh(at_least_float32(self.behavior_network(self._join([latents], task))))
 
     def continuation(self, latents: th.Tensor, task: Task | None = None) -> th.Tensor:
         """
