@@ -54,7 +54,10 @@ setup(
     # Written out, so that an editable install is a plain path entry, not an import finder that every start pays for.
     package_dir={"": "."},
     packages=find_packages(include=["sb3_pwm", "sb3_pwm.*"]),
-    package_data={"sb3_pwm": ["py.typed", "published_scores.csv"], "sb3_pwm.envs": ["muscles.json"]},
+    package_data={
+        "sb3_pwm": ["py.typed", "published_scores.csv", "pretrained/*/*", "pretrained/*/data/*"],
+        "sb3_pwm.envs": ["muscles.json"],
+    },
     cmdclass={"build_py": BuildPy},
     python_requires=">=3.10",
     install_requires=[

@@ -34,6 +34,20 @@ def test_quickstart(tmp_path):
     assert PWM.load(tmp_path / "new" / "curve.zip", device="cpu").num_timesteps == 330
 
 
+def test_pretrained(tmp_path):
+    arguments = ["--env", "Cartpole-swingup", "--updates", 5, "--episodes", 1, "--out", tmp_path / "new"]
+    output = run_script_here(EXAMPLES / "pretrained.py", *arguments, folder=tmp_path)
+    assert re.search(r"Cartpole-swingup: return of 1 episodes -?\d+; before the 5 updates -?\d+; of the data", output)
+    assert PWM.load(tmp_path / "new" / "Cartpole-swingup.zip", device="cpu").n_updates == 5
+    with Image.open(tmp_path / "new" / "Cartpole-swingup.gif") as picture:
+        assert picture.n_frames > 100
+        frames = []
+        for number in (0, picture.n_frames - 1):
+            picture.seek(number)
+            frames.append(np.asarray(picture.convert("RGB")).astype(int))
+    assert np.abs(frames[0] - frames[1]).max() > 50  # something moves
+
+
 def test_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(
         SAC, "train", lambda self, gradient_steps, batch_size: None

@@ -67,6 +67,9 @@ def test_wheel_holds_the_hyperparameters_and_the_start_up_file(wheel):
     assert "sb3_pwm/hyperparams/pwm.yml" in names
     assert "sb3_pwm/published_scores.csv" in names
     assert "sb3_pwm/envs/muscles.json" in names
+    pretrained = {str(path.relative_to(ROOT)) for path in ROOT.glob("sb3_pwm/pretrained/**/*") if path.is_file()}
+    assert pretrained <= set(names)
+    assert "sb3_pwm/pretrained/mt7/model.safetensors" in pretrained
     assert "sb3_pwm_zoo.pth" in names
     assert {str(path.relative_to(ROOT)) for path in ROOT.glob("sb3_pwm/**/*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sb3_pwm", "sb3_pwm_zoo.pth"}

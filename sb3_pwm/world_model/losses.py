@@ -113,24 +113,24 @@ def world_model_loss(
     total = dynamics_coef * dynamics + reward_coef * reward + termination_coef * termination_error
     behavior = th.zeros_like(total)
     if world_model.behavior_network is not None and behavior_coef > 0.0:
-        behavior = behavior_loss(world_model, latents, batch)
+        behavior = behavior_loss(world_model, batch)
         total = total + behavior_coef * behavior
     return WorldModelLoss(total, dynamics, reward, termination_error, behavior)
 
 
-def behavior_loss(world_model: WorldModel, latents: th.Tensor, batch: SequenceBatch) -> th.Tensor:
+def behavior_loss(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
     """
-    Negative log-likelihood of the data's actions along predicted latents, by the behavior head.
+    Negative log-likelihood of the data's actions in the encoded observations, by the behavior head.
 
     The spread of the actions of each task and dimension is fitted to the batch, see
     :func:`~sb3_pwm.common.imitation.log_spread`: precise behaviors are predicted precisely.
 
     :param world_model: A world model with a behavior head.
-    :param latents: Predicted latents ``(H + 1, B, Z)``, see :func:`predict_sequence`.
     :param batch: The sequences.
     :return: The loss, a mean over dimensions and tasks, which count by their numbers of steps.
     """
-    errors = distance(world_model.behavior(latents[:-1], batch.task), _padded_actions(world_model, batch))
+    latents = world_model.encode(batch.observations[:-1], batch.task)
+    errors = distance(world_model.behavior(latents, batch.task), _padded_actions(world_model, batch))
     sums, counts = (errors * batch.mask.unsqueeze(-1)).sum(0), batch.mask.sum(0)  # (B, A), (B,)
     n_tasks = max(len(world_model.config.tasks), 1)
     task = th.zeros_like(counts, dtype=th.long) if batch.task is None else batch.task
