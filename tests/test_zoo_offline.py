@@ -77,11 +77,12 @@ class TestExtraction:
     def test_the_configuration_file_of_the_repository(self, extracted):
         folder, _ = extracted
         shipped = Path(__file__).resolve().parent.parent / "hyperparams" / "pwm-offline.yml"
-        small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))", "dataset:'data'")
+        small = ("batch_size:8", "policy_kwargs:dict(net_arch=dict(pi=[16],vf=[16]))")
         arguments = ["--env", "Walker-walk", "-n", "20", "--eval-freq", "-1", "-conf", shipped, "-params", *small]
         run_here(train(*arguments), folder)
         model = PWM.load(folder / "logs/pwm/Walker-walk_1/Walker-walk.zip", device="cpu")
         assert (model.policy.task, model.n_updates) == ("walker-walk", 20)
+        assert len(model.world_model.config.tasks) == 7
 
     def test_parameters_on_the_command_line(self, extracted):
         """With the packaged pwm.yml. A pretrained world model takes observations as they are."""
