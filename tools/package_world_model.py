@@ -1,8 +1,9 @@
 """
 Write a world model, and a part of its data, as one that comes with the package (sb3_pwm/pretrained/NAME).
 
-The parameters are stored in bfloat16. Of each task, whole episodes are kept: as many as fit in ``--steps``, at equal
-distances in the order of their returns, from the worst to the best. Write the card's section on training data by hand.
+The parameters are stored in bfloat16. Of each task, whole episodes are kept, as many as fit in ``--megabytes``: at equal
+distances in the order of their returns, from the worst to the best. The card's section on training data is to be written
+by hand.
 
     python tools/package_world_model.py --world-model wm.safetensors --dataset data --out sb3_pwm/pretrained/mt7
 """
@@ -20,23 +21,24 @@ from sb3_pwm.data.types import TaskData
 from sb3_pwm.world_model.checkpoint import write_checkpoint
 
 
-def choose_episodes(data: TaskData, steps: int) -> list[int]:
+def choose_episodes(data: TaskData, size: float) -> list[int]:
     """
     Choose episodes from the worst to the best.
 
     :param data: Data of a task.
-    :param steps: Number of steps that they may have together.
+    :param size: Number of bytes that they may have together.
     :return: Numbers of the episodes, in the order of the data.
     """
     order = np.argsort(data.returns, kind="stable")
+    row_size = 4 * (data.observations.shape[1] + data.actions.shape[1] + 1)
     chosen: list[int] = []
     for count in range(2, len(order) + 1):
         candidate = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
-        if data.lengths[candidate].sum() > steps:
+        if row_size * (data.lengths[candidate] + 1).sum() > size:
             break
         chosen = sorted(candidate.tolist())
     if not chosen:
-        raise SystemExit(f"Two episodes of {data.name} have more than {steps} steps.")
+        raise SystemExit(f"Two episodes of {data.name} have more than {size:.0f} bytes.")
     return chosen
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world-model", type=Path, required=True)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--steps", type=int, default=5000, help="largest number of steps of a task")
+    parser.add_argument("--megabytes", type=float, default=1.0, help="largest size of the data of a task")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument("--license", default="mit")
     args = parser.parse_args()
@@ -61,7 +63,7 @@ def main() -> None:
 
     writer = StorageWriter(args.out / "data")
     for data in dataset.data:
-        numbers = choose_episodes(data, args.steps)
+        numbers = choose_episodes(data, args.megabytes * 1e6)
         for number in numbers:
             writer.add(data.name, data.episode(number), f"episode {number} of {data.name}")
         kept = data.returns[numbers]
