@@ -1,9 +1,9 @@
 """
 Write a world model, and a part of its data, as one that comes with the package (sb3_pwm/pretrained/NAME).
 
-The parameters are stored in bfloat16. Of each task, whole episodes are kept, as many as fit in ``--megabytes``: at equal
-distances in the order of their returns, from the worst to the best. The card's section on training data is to be written
-by hand.
+The parameters are stored in bfloat16. Of each task, whole episodes are kept, as many as fit in ``--megabytes``, from
+the worst to the best, at equal distances in the order of their returns. The card's section on training data is to be
+written by hand.
 
     python tools/package_world_model.py --world-model wm.safetensors --dataset data --out sb3_pwm/pretrained/mt7
 """
