@@ -201,7 +201,7 @@ def workers():
 
 
 @contextlib.contextmanager
-def each_worker(action):
+def each_worker(action, workers=workers):
     """Call a function with each new worker process, and with the number of those before it."""
     ended, seen = threading.Event(), []
 
@@ -221,24 +221,30 @@ def each_worker(action):
         thread.join()
 
 
-def test_several_at_a_time_are_the_same_also_after_a_kill(folder, tmp_path):
-    def kill_the_first(worker, before):
-        if before == 0:
-            worker.kill()
+def kill_the_first(worker, before):
+    if before == 0:
+        worker.kill()
 
-    extract(folder, *TWO_TASKS, "--out", tmp_path / "one")
-    with each_worker(kill_the_first) as seen:
-        extract(folder, *TWO_TASKS, "--out", tmp_path / "two", "--jobs", 2)
-    assert len(seen) == 3
-    assert not workers()
+
+def check_same_policies(*folders):
+    """Check that two runs of :data:`TWO_TASKS` have the same evaluations and policies, bit for bit."""
     for task in ("cup-spin", "cup-catch"):
-        files = [tmp_path / out / task / "default-seed0.json" for out in ("one", "two")]
+        files = [folder / task / "default-seed0.json" for folder in folders]
         one, two = (json.loads(file.read_text()) for file in files)
         for first, second in zip(one["evaluations"], two["evaluations"], strict=True):
             assert first["return"] == second["return"]
         one, two = (PWM.load(file.with_suffix(".zip"), device="cpu").policy.state_dict() for file in files)
         assert one.keys() == two.keys()
         assert all(th.equal(one[name], two[name]) for name in one)
+
+
+def test_several_at_a_time_are_the_same_also_after_a_kill(folder, tmp_path):
+    extract(folder, *TWO_TASKS, "--out", tmp_path / "one")
+    with each_worker(kill_the_first) as seen:
+        extract(folder, *TWO_TASKS, "--out", tmp_path / "two", "--jobs", 2)
+    assert len(seen) == 3
+    assert not workers()
+    check_same_policies(tmp_path / "one", tmp_path / "two")
 
 
 def test_an_extraction_whose_process_is_killed_twice_fails(folder, tmp_path, capsys):

@@ -1,20 +1,23 @@
 """`sb3-pwm extract --ray-address`: extractions on a Ray cluster of this machine."""
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import psutil
 import pytest
-import torch as th
 from suites import hide_package
-from test_extract import TWO_TASKS, extract, folder  # noqa: F401  (a fixture)
+from test_extract import (
+    TWO_TASKS,
+    check_same_policies,
+    each_worker,
+    extract,
+    folder,  # noqa: F401  (a fixture)
+    kill_the_first,
+)
 
-from sb3_pwm import PWM
 from sb3_pwm.extract.ray_cluster import RemoteProgress, check_address
 
 
@@ -64,41 +67,15 @@ def ray_workers():
     return workers
 
 
-@contextlib.contextmanager
-def killing(n_kills):
-    """Kill the first Ray workers that extract a policy; all of them with ``inf``."""
-    ended, killed = threading.Event(), set()
-
-    def watch():
-        while not ended.wait(0.02):
-            for worker in ray_workers():
-                if len(killed) < n_kills and worker.pid not in killed:
-                    killed.add(worker.pid)
-                    worker.kill()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_a_cluster_gives_the_same_also_after_a_kill(folder, cluster, tmp_path, capsys):  # noqa: F811
     extract(folder, *TWO_TASKS, "--out", tmp_path / "one")
     capsys.readouterr()
-    with killing(1) as killed:
+    with each_worker(kill_the_first, ray_workers) as seen:
         extract(folder, *TWO_TASKS, "--out", tmp_path / "ray", "--ray-address", cluster)
-    assert len(killed) == 1
+    assert seen  # the first of them was killed
     assert "cup-spin, seed 0: return" in capsys.readouterr().out
     assert not ray_workers()
-    for task in ("cup-spin", "cup-catch"):
-        files = [tmp_path / out / task / "default-seed0.json" for out in ("one", "ray")]
-        one, two = (json.loads(file.read_text()) for file in files)
-        assert [row["return"] for row in one["evaluations"]] == [row["return"] for row in two["evaluations"]]
-        one, two = (PWM.load(file.with_suffix(".zip"), device="cpu").policy.state_dict() for file in files)
-        assert all(th.equal(one[name], two[name]) for name in one)
+    check_same_policies(tmp_path / "one", tmp_path / "ray")
     extract(folder, *TWO_TASKS, "--out", tmp_path / "ray", "--ray-address", cluster)
     assert "2 policies, 2 of them extracted before" in capsys.readouterr().out
 
@@ -115,7 +92,7 @@ def test_failures_on_a_cluster_stop_no_other(folder, tmp_path, capsys):  # noqa:
 
 
 def test_an_extraction_whose_worker_is_killed_twice_fails(folder, cluster, tmp_path, capsys):  # noqa: F811
-    with killing(float("inf")), pytest.raises(SystemExit) as error:
+    with each_worker(lambda worker, _: worker.kill(), ray_workers), pytest.raises(SystemExit) as error:
         extract(folder, *TWO_TASKS, "--out", tmp_path, "--ray-address", cluster)
     assert error.value.code == 1
     output = capsys.readouterr().out

@@ -68,8 +68,11 @@ class Behavior:
 
     def _is_valid(self) -> bool:
         has_source = self.kind in ("policy", "replay")
-        in_range = all(0.0 <= noise < math.inf for noise in self.noises) and 0.0 < self.weight < math.inf
-        in_range = in_range and 0.0 < self.noisy_share <= 1.0
+        in_range = (
+            all(0.0 <= noise < math.inf for noise in self.noises)
+            and 0.0 < self.weight < math.inf
+            and 0.0 < self.noisy_share <= 1.0
+        )
         return self.kind in KINDS and has_source == bool(self.source) and in_range and not self._is_noisy_replay()
 
     def _is_noisy_replay(self) -> bool:

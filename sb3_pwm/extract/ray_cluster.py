@@ -122,16 +122,14 @@ def extract_on_ray(
 
 def connect(address: str) -> Any:
     """
-    Connect to a Ray cluster.
+    Connect to a Ray cluster. Ray waits for minutes where nothing answers: call :func:`check_address` first.
 
     :param address: ``host:port``, ``ray://host:port``, ``auto`` (the cluster that runs on this machine), or ``local``
         (a cluster of this machine, as long as the command runs).
     :return: The module ``ray``, connected.
     :raises ConnectionError: If the address does not answer.
     :raises ImportError: If Ray is not installed.
-    :raises ValueError: If the address has another form.
     """
-    check_address(address)
     try:
         # Ray is an optional package.
         import ray

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sb3_pwm.common.imitation import distance, log_spread
 from sb3_pwm.data.types import SequenceBatch
-from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.model import WorldModel, padded
 from sb3_pwm.world_model.rollout import rollout
 
 
@@ -130,7 +130,8 @@ def behavior_loss(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
     :return: The loss, a mean over dimensions and tasks, which count by their numbers of steps.
     """
     latents = world_model.encode(batch.observations[:-1], batch.task)
-    errors = distance(world_model.behavior(latents, batch.task), _padded_actions(world_model, batch))
+    actions = padded(batch.actions, world_model.config.action_dim, "actions")
+    errors = distance(world_model.behavior(latents, batch.task), actions)
     sums, counts = (errors * batch.mask.unsqueeze(-1)).sum(0), batch.mask.sum(0)  # (B, A), (B,)
     n_tasks = max(len(world_model.config.tasks), 1)
     task = th.zeros_like(counts, dtype=th.long) if batch.task is None else batch.task
@@ -138,11 +139,6 @@ def behavior_loss(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
     task_counts = counts.new_zeros(n_tasks).index_add(0, task, counts)
     spreads = task_sums / task_counts.clamp(min=1.0).unsqueeze(-1)
     return (log_spread(spreads).mean(-1) * task_counts).sum() / task_counts.sum().clamp(min=1.0)
-
-
-def _padded_actions(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
-    """:return: Actions of a batch, with as many dimensions as the model takes."""
-    return F.pad(batch.actions, (0, world_model.config.action_dim - batch.actions.shape[-1]))
 
 
 def termination_loss(world_model: WorldModel, batch: SequenceBatch, rho: float = 0.99) -> th.Tensor:

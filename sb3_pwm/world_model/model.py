@@ -92,7 +92,7 @@ class WorldModel(HubModel):
         :return: Latents ``(..., Z)``.
         :raises ValueError: If there is no such task, or observations have more numbers than the model takes.
         """
-        observations = _padded(observations, self.config.observation_dim, "observations")
+        observations = padded(observations, self.config.observation_dim, "observations")
         if self.statistics is not None:
             observations = self.statistics(observations, self._row(task))
         return at_least_float32(self.encoder(self._join([observations], task)))
@@ -111,8 +111,8 @@ class WorldModel(HubModel):
         :param task: Index of the task of a multi-task model.
         """
         if self.statistics is not None:
-            padded = _padded(observations, self.config.observation_dim, "observations")
-            self.statistics.update(padded, 0 if task is None else task)
+            observations = padded(observations, self.config.observation_dim, "observations")
+            self.statistics.update(observations, 0 if task is None else task)
 
     def lacks_statistics_of(self, task: str | None) -> bool:
         """
@@ -141,7 +141,7 @@ class WorldModel(HubModel):
         :param task: Task of the latents, see :class:`WorldModel`.
         :return: Next latents ``(..., Z)``.
         """
-        actions = _padded(actions, self.config.action_dim, "actions")
+        actions = padded(actions, self.config.action_dim, "actions")
         return at_least_float32(self.dynamics(self._join([latents, actions], task)))
 
     def reward_logits(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
@@ -153,7 +153,7 @@ class WorldModel(HubModel):
         :param task: Task of the latents, see :class:`WorldModel`.
         :return: Logits ``(..., num_bins)`` of the two-hot head, or rewards ``(..., 1)`` of the scalar head.
         """
-        actions = _padded(actions, self.config.action_dim, "actions")
+        actions = padded(actions, self.config.action_dim, "actions")
         return at_least_float32(self.reward_network(self._join([latents, actions], task)))
 
     def reward(self, latents: th.Tensor, actions: th.Tensor, task: Task | None = None) -> th.Tensor:
@@ -362,7 +362,7 @@ class WorldModel(HubModel):
         return th.cat([*inputs, embedding], dim=-1)
 
 
-def _padded(values: th.Tensor, size: int, name: str) -> th.Tensor:
+def padded(values: th.Tensor, size: int, name: str) -> th.Tensor:
     """
     Pad values with zeros.
 
