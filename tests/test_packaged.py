@@ -61,7 +61,9 @@ def test_by_name_in_python_and_on_the_command_line(tiny, tmp_path, capsys):
     model = PWM("MlpPolicy", env, world_model="tiny", dataset="tiny", offline=True, device="cpu").learn(3)
     assert model.world_model.config.latent_dim == 16
     arguments = ["--world-model", "tiny", "--dataset", "tiny", "--tasks", "Pendulum-v1", "--out", str(tmp_path)]
+    arguments += ["--threads", "2"]
     main(["extract", *arguments, "--seeds", "0", "--updates", "2", "--eval-every", "2", "--eval-episodes", "1"])
+    assert th.get_num_threads() == 1  # as before: what follows computes the same numbers
     assert "Pendulum-v1, seed 0: return" in capsys.readouterr().out.replace("pendulum", "Pendulum")
     assert PWM.load(next(tmp_path.glob("*/default-seed0.zip")), device="cpu").n_updates == 2
     main(["describe", "tiny", "--out", str(tmp_path / "table")])

@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch as th
-
 from sb3_pwm.common.checks import check_number, reject_unknown_keywords
 from sb3_pwm.common.commands import PartFailedError
-from sb3_pwm.common.devices import check_device
+from sb3_pwm.common.devices import check_device, threads_of_torch
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.common.packaged import model_file
 from sb3_pwm.data.dataset import OfflineDataset
@@ -91,7 +89,6 @@ class Extract:
         register_envs()
         tasks, parameters = self._check_options()
         threads = self.threads or (1 if self.ray_address else max((os.cpu_count() or 1) // self.jobs, 1))
-        th.set_num_threads(threads)
         WorldModel.load(self.world_model)  # a wrong file is refused before the data is read
         identity = self._identity(parameters)
         finished = self._finished(identity)
@@ -199,8 +196,9 @@ class Extract:
             if self.ray_address:
                 ray_cluster.extract_on_ray(jobs, common, dataset, self.ray_address, live.progress, live.report)
             elif min(self.jobs, len(jobs)) == 1:
-                for job in jobs:
-                    live.report(extract(job, common, dataset, live.progress))
+                with threads_of_torch(common.threads):
+                    for job in jobs:
+                        live.report(extract(job, common, dataset, live.progress))
             else:
                 del dataset  # each process loads its own
                 extract_in_processes(jobs, common, self.jobs, live.progress, live.report)
