@@ -10,8 +10,9 @@ from sb3_pwm.data.dataset import OfflineDataset
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.pretrain.batches import to_device
 from sb3_pwm.pretrain.config import PretrainConfig
-from sb3_pwm.world_model.losses import predict_sequence, world_model_loss
+from sb3_pwm.world_model.losses import encode_sequence, world_model_loss
 from sb3_pwm.world_model.model import WorldModel
+from sb3_pwm.world_model.rollout import rollout
 
 VALIDATION_BATCHES = 8
 MAX_BATCH_SIZE = 256
@@ -32,10 +33,11 @@ def open_loop_errors(
         episode lasts that long.
     """
     loss = world_model_loss(world_model, batch, rho).total
-    predicted, targets = predict_sequence(world_model, batch)
+    encoded = encode_sequence(world_model, batch)
+    predicted = rollout(world_model.next, encoded[0], batch.actions, batch.task)
     rewards = world_model.reward(predicted[:-1], batch.actions, batch.task)
     counts = batch.mask.sum(1).clamp(min=1.0)
-    latent_error = (((predicted[1:] - targets) ** 2).mean(-1) * batch.mask).sum(1) / counts
+    latent_error = (((predicted[1:] - encoded[1:]) ** 2).mean(-1) * batch.mask).sum(1) / counts
     reward_error = ((rewards - batch.rewards).abs() * batch.mask).sum(1) / counts
     return latent_error, reward_error, loss
 

@@ -28,22 +28,20 @@ class WorldModelLoss(NamedTuple):
     """Behavior loss, without its coefficient"""
 
 
-def predict_sequence(
-    world_model: WorldModel, batch: SequenceBatch, step: Callable[..., th.Tensor] = WorldModel.next
-) -> tuple[th.Tensor, th.Tensor]:
+def encode_sequence(world_model: WorldModel, batch: SequenceBatch, gradient: bool = False) -> th.Tensor:
     """
-    Predict the latents of real sequences from their first observations and their actions (open loop).
+    Encode the observations of sequences.
 
     :param world_model: The world model.
     :param batch: Sequences of H steps.
-    :param step: :meth:`WorldModel.next`, or its compiled form.
-    :return: Predicted latents ``(H + 1, B, Z)``, the first of which are the encoded first observations, and target
-        latents ``(H, B, Z)``, which are the encoded true next observations, without gradient.
+    :param gradient: Whether all latents have a gradient, or the first ones alone.
+    :return: Latents ``(H + 1, B, Z)``.
     """
+    if gradient:
+        return world_model.encode(batch.observations, batch.task)
     with th.no_grad():
-        targets = world_model.encode(batch.observations[1:], batch.task)
-    start = world_model.encode(batch.observations[0], batch.task)
-    return rollout(partial(step, world_model), start, batch.actions, batch.task), targets
+        following = world_model.encode(batch.observations[1:], batch.task)
+    return th.cat([world_model.encode(batch.observations[:1], batch.task), following])
 
 
 def prediction_errors(
@@ -53,8 +51,8 @@ def prediction_errors(
     Compute the errors of each step of an open-loop prediction, without weights and without the mask.
 
     :param world_model: The world model.
-    :param latents: Predicted latents ``(H + 1, B, Z)``, see :func:`predict_sequence`.
-    :param targets: Target latents ``(H, B, Z)``, see :func:`predict_sequence`.
+    :param latents: Predicted latents ``(H + 1, B, Z)``, the first of which are the encoded first observations.
+    :param targets: Target latents ``(H, B, Z)``: the encoded true next observations, without gradient.
     :param batch: The sequences.
     :param termination: Whether to evaluate the termination head, if the model has one.
     :return: Dynamics error (squared, mean over the dimensions of the latent), reward error
@@ -106,19 +104,21 @@ def world_model_loss(
     :return: The loss and its parts. Each part but the behavior loss (see :func:`behavior_loss`) is the weighted sum of
         the errors over the steps, divided by H, and averaged over the batch.
     """
-    latents, targets = predict_sequence(world_model, batch, step)
-    step_errors = errors(world_model, latents, targets, batch, termination)
+    imitates = world_model.behavior_network is not None and behavior_coef > 0.0
+    encoded = encode_sequence(world_model, batch, gradient=imitates)
+    latents = rollout(partial(step, world_model), encoded[0], batch.actions, batch.task)
+    step_errors = errors(world_model, latents, encoded[1:].detach(), batch, termination)
 
     dynamics, reward, termination_error = (_weighted_mean(error, batch.mask, rho) for error in step_errors)
     total = dynamics_coef * dynamics + reward_coef * reward + termination_coef * termination_error
     behavior = th.zeros_like(total)
-    if world_model.behavior_network is not None and behavior_coef > 0.0:
-        behavior = behavior_loss(world_model, batch)
+    if imitates:
+        behavior = behavior_loss(world_model, encoded, batch)
         total = total + behavior_coef * behavior
     return WorldModelLoss(total, dynamics, reward, termination_error, behavior)
 
 
-def behavior_loss(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
+def behavior_loss(world_model: WorldModel, encoded: th.Tensor, batch: SequenceBatch) -> th.Tensor:
     """
     Negative log-likelihood of the data's actions in the encoded observations, by the behavior head.
 
@@ -126,12 +126,12 @@ def behavior_loss(world_model: WorldModel, batch: SequenceBatch) -> th.Tensor:
     :func:`~sb3_pwm.common.imitation.log_spread`: precise behaviors are predicted precisely.
 
     :param world_model: A world model with a behavior head.
+    :param encoded: Encoded observations ``(H + 1, B, Z)``, see :func:`encode_sequence`.
     :param batch: The sequences.
     :return: The loss, a mean over dimensions and tasks, which count by their numbers of steps.
     """
-    latents = world_model.encode(batch.observations[:-1], batch.task)
     actions = padded(batch.actions, world_model.config.action_dim, "actions")
-    errors = distance(world_model.behavior(latents, batch.task), actions)
+    errors = distance(world_model.behavior(encoded[:-1], batch.task), actions)
     sums, counts = (errors * batch.mask.unsqueeze(-1)).sum(0), batch.mask.sum(0)  # (B, A), (B,)
     n_tasks = max(len(world_model.config.tasks), 1)
     task = th.zeros_like(counts, dtype=th.long) if batch.task is None else batch.task
