@@ -59,6 +59,7 @@ def main() -> None:
         action_dim=dataset.action_dim,
         tasks=dataset.tasks,
         activation="silu",
+        behavior_head=True,
     )
     pretraining = PretrainConfig(steps=args.pretraining_steps, batch_size=128, horizon=4, learning_rate=1e-3)
     (args.out / "world_model.safetensors").unlink(missing_ok=True)

@@ -371,12 +371,12 @@ def test_a_loss_that_is_not_finite_does_not_end_the_run(world_model, dataset, mo
         model.learn(4, log_interval=1_000)
     assert model.logger.name_to_value["train/line_search_failures"] == 4
     changed = {name for name, value in model.policy.state_dict().items() if not th.equal(value, before[name])}
-    assert not any(name.startswith("actor.") for name in changed)
+    assert not any(name.startswith("actor.") for name in changed if "normalization" not in name)
     assert any(name.startswith("critic") for name in changed)
     assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())
     model.learn(5)
     assert model.policy.actor_optimizer.n_failures < 9
-    assert any(not th.equal(value, before[f"actor.{name}"]) for name, value in model.actor.state_dict().items())
+    assert any(not th.equal(value, before[f"actor.{name}"]) for name, value in model.actor.named_parameters())
     monkeypatch.setattr(
         model._functions, "imagine", lambda *args: imagine(*args)._replace(log_probs=th.tensor(math.nan))
     )

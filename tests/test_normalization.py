@@ -98,6 +98,12 @@ def test_running_statistics_of_a_value_that_varies_by_exactly_one():
     assert statistics.std.item() == pytest.approx(0.5**0.5)
 
 
+def test_nearly_constant_values_are_not_amplified():
+    statistics = ObservationStatistics(1, 2, minimum=0.1)
+    statistics.update(th.tensor([[0.0, 1.0], [0.02, 5.0]]))
+    th.testing.assert_close(statistics(th.tensor([[0.06, 5.0]])), th.tensor([[0.5, 1.0]]))
+
+
 def test_a_model_without_statistics_does_not_clip():
     for normalizes in (True, False):
         model = WorldModel(WorldModelConfig(3, 1, normalize_observations=normalizes, **SIZES))

@@ -321,6 +321,48 @@ def test_offline_and_afterwards_the_average_of_the_actor_acts(dataset, world_mod
     assert th.equal(parameters(loaded.policy.actor_average), parameters(policy.actor))
 
 
+def test_the_actor_sees_normalized_latents_from_offline_learning_on(dataset, world_model, tmp_path):
+    model = make("Pendulum-v1", world_model, dataset).learn(30)
+    policy = model.policy
+    observations = th.as_tensor(dataset.task_data("pendulum-v1").observations)
+    with th.no_grad():
+        latents = policy.encode(observations)
+        mean, std = latents.mean(0), latents.std(0).clamp(min=0.01)
+        statistics = policy.actor.normalization
+        # Of a sample of the steps, most of them from the start of an episode.
+        assert ((statistics.mean[0] - mean).abs() / std).max() < 0.5
+        assert 0.5 < (statistics.std[0].clamp(min=0.01) / std).median() < 2.0
+        normalized = (latents - statistics.mean[0]) / statistics.std[0].clamp(min=0.01)
+        for actor in (policy.actor, policy.actor_average):
+            th.testing.assert_close(actor(latents)[0], actor.mean(normalized.clamp(-10.0, 10.0)))
+
+    model.save(tmp_path / "model")
+    loaded = PWM.load(tmp_path / "model", env=gymnasium.make("Pendulum-v1"), dataset=dataset, device="cpu")
+    assert th.equal(loaded.policy.actor.normalization.mean, statistics.mean)
+    loaded.learn(5)
+    assert not th.equal(loaded.policy.actor.normalization.mean, statistics.mean)
+    assert th.equal(loaded.policy.actor.normalization.mean, loaded.policy.actor_average.normalization.mean)
+
+    # Parameters of a model that was saved before latents were normalized: they are seen as they are.
+    saved = model.get_parameters()
+    saved["policy"] = {name: value for name, value in saved["policy"].items() if ".normalization." not in name}
+    new = make("Pendulum-v1", world_model, dataset)
+    new.set_parameters(saved)
+    assert th.equal(new.policy.actor(latents)[0], policy.actor.mean(latents))
+
+
+def test_latents_are_as_they_are_in_online_learning_and_on_request(dataset, world_model):
+    online = PWM("MlpPolicy", "Pendulum-v1", policy_kwargs=TINY, learning_starts=10, device="cpu").learn(20)
+    assert online.n_updates > 0
+    assert not online.policy.actor.normalization.count.any()
+    latents = th.rand(4, online.world_model.config.latent_dim)
+    assert th.equal(online.policy.actor(latents)[0], online.policy.actor.mean(latents))
+
+    plain = make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(normalize_latents=False)).learn(3)
+    latents = th.rand(4, world_model.config.latent_dim)
+    assert th.equal(plain.policy.actor(latents)[0], plain.policy.actor.mean(latents))
+
+
 def test_a_data_set_alone_is_a_head_start(dataset):
     model = PWM(
         "MlpPolicy", gymnasium.make("Pendulum-v1"), dataset=dataset, learning_starts=10, device="cpu", seed=0,

@@ -1,4 +1,4 @@
-"""Running statistics: scales of rewards and returns, and mean and spread of observations."""
+"""Running statistics: scales of rewards and returns, and mean and spread of observations and latents."""
 
 import math
 from typing import Any
@@ -50,7 +50,7 @@ class RunningScale(nn.Module):
 
 class ObservationStatistics(nn.Module):
     """
-    Mean and standard deviation of observations, one row for each task.
+    Mean and standard deviation of observations, or of latents, one row for each task.
 
     Normalized values are clipped, so that outliers do not reach the networks. A row in which no observation has been
     counted does not clip, and is the identity unless it was copied from another row.
@@ -60,16 +60,18 @@ class ObservationStatistics(nn.Module):
     :param max_count: Largest number of observations that the running statistics remember: beyond it, old observations
         are forgotten, so that the statistics follow a replay buffer that changes.
     :param clip: Bound of normalized values.
+    :param minimum: Lower bound of standard deviations, so that nearly constant values are not amplified.
     """
 
     mean: th.Tensor
     std: th.Tensor
     count: th.Tensor
 
-    def __init__(self, n_rows: int, size: int, max_count: float = 100_000.0, clip: float = 10.0):
+    def __init__(self, n_rows: int, size: int, max_count: float = 100_000.0, clip: float = 10.0, minimum: float = 0.0):
         super().__init__()
         self.max_count = max_count
         self.clip = clip
+        self.minimum = minimum
         self.register_buffer("mean", th.zeros(n_rows, size))
         self.register_buffer("std", th.ones(n_rows, size))
         self.register_buffer("count", th.zeros(n_rows))
@@ -83,7 +85,7 @@ class ObservationStatistics(nn.Module):
         :param row: Row of each observation, ``(...)`` or a shape that broadcasts to it; or one row for all.
         :return: Normalized observations ``(..., O)``.
         """
-        normalized = (observations - self.mean[row]) / self.std[row]
+        normalized = (observations - self.mean[row]) / self.std[row].clamp(min=self.minimum)
         if all(self._clipped):
             return normalized.clamp(-self.clip, self.clip)
         if not any(self._clipped):

@@ -60,7 +60,7 @@ class Pretrain:
     storage: Path | None = None
     size: Literal["200K", "1M", "5M", "19M", "48M", "317M"] = "5M"
     activation: Literal["mish", "silu", "elu", "relu", "leaky_relu", "gelu", "tanh"] = "silu"
-    behavior_head: bool = False
+    behavior_head: bool = True
     init: Path | None = None
     config: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     checkpoint_every: int = 1_000

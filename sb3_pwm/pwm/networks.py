@@ -51,6 +51,7 @@ class Actor(nn.Module):
     :param activation_fn: Class of the hidden layers' activation.
     :param log_std_init: Initial log standard deviation before the tanh.
     :param log_std_min: Floor of the log standard deviation, so that exploration never stops.
+    :param normalization: What latents pass through first. None: nothing.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Actor(nn.Module):
         activation_fn: type[nn.Module],
         log_std_init: float = -1.0,
         log_std_min: float = -1.427,
+        normalization: nn.Module | None = None,
     ):
         super().__init__()
         self.log_std_min = log_std_min
+        self.normalization = normalization or nn.Identity()
         self.mean = mlp(latent_dim, net_arch, action_dim, activation_fn)
         self.log_std = nn.Parameter(th.full((action_dim,), log_std_init))
 
@@ -72,7 +75,7 @@ class Actor(nn.Module):
         :param latents: ``(..., Z)`` latents.
         :return: Mean and log standard deviation before the tanh, ``(..., A)`` each.
         """
-        mean = at_least_float32(self.mean(latents))
+        mean = at_least_float32(self.mean(self.normalization(latents)))
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
 
     def predict(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -28,7 +28,7 @@ from sb3_pwm.common.checks import check_number, check_subclass, reject_unknown_k
 from sb3_pwm.common.files import atomic_write
 from sb3_pwm.common.layers import EnsembleMLP
 from sb3_pwm.common.observations import map_observations
-from sb3_pwm.common.statistics import RunningScale
+from sb3_pwm.common.statistics import ObservationStatistics, RunningScale
 from sb3_pwm.common.version import FileFormatError
 from sb3_pwm.data.types import SequenceBatch
 from sb3_pwm.export import export_policy
@@ -38,6 +38,9 @@ from sb3_pwm.world_model.config import ACTIVATIONS, DEFAULT_SIZE, PRESETS, World
 from sb3_pwm.world_model.model import WorldModel
 
 SelfPWMPolicy = TypeVar("SelfPWMPolicy", bound="PWMPolicy")
+
+MIN_STD = 0.01
+"""Standard deviation below which an entry of the latent, which SimNorm keeps between 0 and 1, counts as constant"""
 
 NOT_SUPPORTED = {
     "share_features_extractor": "actor and critics see the world model's latent, and so share one extractor always.",
@@ -81,6 +84,8 @@ class PWMPolicy(BasePolicy):
     :param n_critics: Number of critics. The minimum of their values bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation; at most 2, its ceiling.
+    :param normalize_latents: Whether the actor sees latents normalized by the mean and standard deviation that they
+        have in the data, from offline learning on. Else, and before it, it sees them as they are.
     :param features_extractor_class: Class that turns observations into the input of the world model. None: SB3's class
         for the policy's kind of observations, :attr:`default_features_extractor_class`.
     :param features_extractor_kwargs: Keyword arguments of the features extractor.
@@ -115,6 +120,7 @@ class PWMPolicy(BasePolicy):
         n_critics: int = 3,
         log_std_init: float = -1.0,
         log_std_min: float = -1.427,
+        normalize_latents: bool = True,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         encoder_lr_scale: float | None = None,
@@ -184,6 +190,8 @@ class PWMPolicy(BasePolicy):
         # A dimension whose bounds are equal is always 0 in the data, but not in imagined rollouts.
         self.world_model.ignore_actions(np.flatnonzero(action_space.low == action_space.high).tolist())
         self.task_index = None if task is None else self.world_model.task_index(task)
+        self.normalize_latents = normalize_latents
+        statistics = ObservationStatistics(1, config.latent_dim, minimum=MIN_STD) if normalize_latents else None
         self.actor = Actor(
             config.latent_dim,
             dimensions["action_dim"],
@@ -191,6 +199,7 @@ class PWMPolicy(BasePolicy):
             activation_fn,
             float(log_std_init),
             float(log_std_min),
+            statistics,
         )
         self.actor_average = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = EnsembleMLP(n_critics, config.latent_dim, self.net_arch["vf"], activation_fn)
@@ -237,11 +246,24 @@ class PWMPolicy(BasePolicy):
         return self.optimizer_class(parameters, lr=learning_rate, **{**options, **self.optimizer_kwargs, **kwargs})  # type: ignore[call-arg]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # A model that was saved before the average of the actor existed
+        # A model that was saved before the average of the actor existed, or before latents were normalized
         for name in [name for name in state_dict if name.startswith(f"{prefix}actor.")]:
             average = name.replace(f"{prefix}actor.", f"{prefix}actor_average.", 1)
             state_dict.setdefault(average, state_dict[name])
+        for name, value in self.state_dict(prefix=prefix).items():
+            if ".normalization." in name:
+                state_dict.setdefault(name, value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def count_latents(self, latents: th.Tensor) -> None:
+        """
+        Update the statistics that latents are normalized with.
+
+        :param latents: Latents ``(N, Z)`` of the data.
+        """
+        for actor in (self.actor, self.actor_average):
+            if isinstance(actor.normalization, ObservationStatistics):
+                actor.normalization.update(latents)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """
@@ -402,6 +424,7 @@ class PWMPolicy(BasePolicy):
             n_critics=self.n_critics,
             log_std_init=self.log_std_init,
             log_std_min=self.log_std_min,
+            normalize_latents=self.normalize_latents,
             # Only the values are needed to rebuild the policy; a schedule may hold what cannot be pickled.
             lr_schedule=self._dummy_schedule,
             features_extractor_class=self.features_extractor_class,

@@ -457,6 +457,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                     batch = self._sample(batch_size, self.horizon, trained=phase.trains_world_model)
                     self._update_world_model(batch, phase, metrics)  # equation 4
                 replayed = self._replay(batch.mask.numel()) if phase.replays else None
+                if replayed is not None and phase.counts_latents:
+                    self.policy.count_latents(replayed.latents[replayed.mask > 0.0])
                 imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
