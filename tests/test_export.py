@@ -46,6 +46,19 @@ def test_same_actions_as_predict(tmp_path, name, run):
 
 
 @FORMATS
+def test_normalized_latents(tmp_path, name, run):
+    model = PWM("MlpPolicy", "Pendulum-v1", policy_kwargs=TINY, device="cpu", seed=0)
+    observations = np.random.default_rng(0).uniform(-8.0, 8.0, (7, 3)).astype(np.float32)
+    before = model.predict(observations, deterministic=True)[0]
+    with th.no_grad():
+        model.policy.count_latents(model.policy.encode(th.from_numpy(observations)))
+    expected = model.predict(observations, deterministic=True)[0]
+    assert np.abs(expected - before).max() > 1e-3
+    model.policy.export(tmp_path / name)
+    np.testing.assert_allclose(run(tmp_path / name, observations), expected, atol=1e-5)
+
+
+@FORMATS
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float64])
 def test_actions_of_every_dtype(tmp_path, name, run, dtype):
     low, high = np.array([0, 7], dtype), np.array([100, 7], dtype)  # the second dimension has equal bounds
