@@ -425,7 +425,7 @@ def test_buffer_too_large_names_the_knob():
 
 @pytest.mark.parametrize(("n_envs", "size", "gamma"), [(1, 100, 0.9), (2, 30, 0.8), (3, 25, 1.0), (1, 40, 0.0)])
 def test_discounted_sequences_begin_as_episodes_are_visited(n_envs, size, gamma):
-    """Step t of an episode of T steps is drawn with gamma ** t / sum(gamma ** t), and all episodes equally often."""
+    """Step t of each episode is drawn in proportion to gamma ** t: short episodes end, and count for less."""
     rng, n_samples = np.random.default_rng(0), 40_000
     buffer = SequenceReplayBuffer(size * n_envs, OBSERVATIONS, ACTIONS, "cpu", n_envs)
     observations, dones = np.zeros((n_envs, 2), np.float32), np.zeros(n_envs)
@@ -435,22 +435,19 @@ def test_discounted_sequences_begin_as_episodes_are_visited(n_envs, size, gamma)
         buffer.add(observations, observations, np.zeros((n_envs, 1)), np.zeros(n_envs), dones, [{}] * n_envs)
     oldest, n_rows = buffer.sampled_rows()
     expected: dict[float, float] = {}
-    n_episodes = 0
     for env in range(n_envs):
         rows = (oldest + np.arange(n_rows)) % buffer.buffer_size
         ends = np.flatnonzero(buffer.dones[rows, env]).tolist()
         for first, last in itertools.pairwise([-1, *(end for end in ends if end < n_rows - 1), n_rows - 1]):
-            weights = gamma ** np.arange(last - first)
-            n_episodes += 1
-            for row, weight in zip(rows[first + 1 : last + 1], weights / weights.sum(), strict=True):
-                expected[float(buffer.observations[row, env, 0])] = weight
+            for t, row in enumerate(rows[first + 1 : last + 1]):
+                expected[float(buffer.observations[row, env, 0])] = gamma**t
     np.random.seed(0)
     batch = buffer.sample_sequences(n_samples, 1, sampling=SequenceSampling(1.0, gamma))
     ids, counts = np.unique(batch.observations[0, :, 0].numpy(), return_counts=True)
     assert set(ids) <= {number for number, weight in expected.items() if weight > 0}
     drawn = dict(zip(ids.tolist(), (counts / n_samples).tolist(), strict=True))
     for number, weight in expected.items():
-        assert drawn.get(number, 0.0) == pytest.approx(weight / n_episodes, abs=0.006)
+        assert drawn.get(number, 0.0) == pytest.approx(weight / sum(expected.values()), abs=0.006)
 
 
 def test_half_of_the_sequences_can_be_discounted():

@@ -374,6 +374,30 @@ def test_a_data_set_alone_is_a_head_start(dataset):
     assert "train/bc_loss" not in model.logger.name_to_value
 
 
+def test_imitated_steps_are_independent_of_each_other(dataset, world_model):
+    """Neighbors in time come together as rarely as chance has it, and what they are worth is told by the data."""
+    model = make("Pendulum-v1", world_model, dataset, discounted_fraction=0.0, gamma=0.9).learn(5)
+    data = dataset.task_data("pendulum-v1")  # 6 episodes of 50 steps, which are cut off
+    steps = [(n, t) for n in range(6) for t in range(50)]
+    rows = np.array([data.first[n] + t for n, t in steps])
+    neighbors = 0
+    for _ in range(200):
+        drawn = model._replay_steps(20)
+        assert drawn.mask.sum() == 20
+        found = (data.actions[rows] == drawn.actions.numpy().T).argmax(0)  # no two actions are the same
+        neighbors += len({steps[i] for i in found} & {(n, t + 1) for n, t in (steps[i] for i in found)})
+    assert neighbors / 200 == pytest.approx(20 * 19 / 300, rel=0.25)
+
+    with th.no_grad():
+        values = model.critic_target(model.policy.encode(th.as_tensor(data.observations))).amin(0)
+    for i, advantage in zip(found, drawn.advantages.tolist(), strict=True):
+        (n, t), value = steps[i], values[rows[i]].item()
+        rewards = data.episode(n).rewards[t:] / model.policy.reward_scale.value.item()
+        outcome = sum(0.9**k * reward for k, reward in enumerate(rewards))
+        last = values[data.first[n] + 50].item()
+        assert advantage == pytest.approx(outcome + 0.9 ** len(rewards) * last - value, rel=1e-4, abs=1e-4)
+
+
 def test_behavior_coef_draws_the_policy_to_the_data(world_model):
     """All data with one action: the policy's mean comes near it, the more the larger the coefficient."""
     constant = [

@@ -578,8 +578,11 @@ class SequenceReplayBuffer(ReplayBuffer):
         :return: Steps, counted from the oldest one, and their environments, ``(number,)`` each.
         """
         table = self._episodes()
-        chosen = np.random.randint(0, len(table), size=number)
-        first, envs, length = table.lookup(chosen, self.sampled_rows()[1])
+        first, envs, length = table.lookup(np.arange(len(table)), self.sampled_rows()[1])
+        # An episode has the sum of the weights of its steps: otherwise the steps of short ones would count for more.
+        totals = np.cumsum((1.0 - gamma**length) / (1.0 - gamma) if gamma < 1.0 else length)
+        chosen = np.searchsorted(totals, np.random.random(number) * totals[-1], side="right")
+        first, envs, length = first[chosen], envs[chosen], length[chosen]
         u = np.random.random(number)
         if gamma < 1.0:  # the inverse of the distribution function of a geometric distribution that ends at the length
             offset = np.log1p(-u * (1.0 - gamma**length)) / np.log(gamma) if gamma > 0.0 else np.zeros(number)

@@ -456,10 +456,11 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 for _ in range(max(phase.n_world_model_updates, 1)):
                     batch = self._sample(batch_size, self.horizon, trained=phase.trains_world_model)
                     self._update_world_model(batch, phase, metrics)  # equation 4
-                replayed = self._replay(batch.mask.numel()) if phase.replays else None
-                if replayed is not None and phase.counts_latents:
-                    self.policy.count_latents(replayed.latents[replayed.mask > 0.0])
-                imagined = self._update_actor(batch, replayed, phase, metrics)  # equation 6
+                imitated = self._replay_steps(batch.mask.numel()) if phase.bc_coef > 0.0 else None
+                if imitated is not None and phase.counts_latents:
+                    self.policy.count_latents(imitated.latents)
+                imagined = self._update_actor(batch, imitated, phase, metrics)  # equation 6
+                replayed = self._replay(batch.mask.numel()) if phase.replay_critic_coef > 0.0 else None
                 self._update_critics(imagined, replayed, phase, metrics)  # equation 8
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 actor_tau = optimizers.averaging_coefficient(phase.actor_tau, self._n_updates)
@@ -552,7 +553,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             )
 
     def _update_actor(
-        self, batch: SequenceBatch, replayed: ReplayedStates | None, phase: Phase, metrics: Metrics
+        self, batch: SequenceBatch, imitated: ReplayedStates | None, phase: Phase, metrics: Metrics
     ) -> Imagined:
         """
         Make a step on the imagined return, from the batch's first states and with one draw of action noise; with
@@ -563,8 +564,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
         weights = None
-        if replayed is not None and phase.bc_coef > 0.0:
-            weights = losses.advantage_weights(replayed.advantages, replayed.mask, self.bc_temperature)
+        if imitated is not None:
+            weights = losses.advantage_weights(imitated.advantages, imitated.mask, self.bc_temperature)
         # Statistics of earlier updates: the loss must be the same function at each evaluation.
         reward_scale, return_scale, ent_coef = policy.reward_scale.value, policy.return_scale.value, self._ent_coef()
 
@@ -575,10 +576,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 )
                 final_values = self._functions.critic_target(rollout.latents[-1]).amin(0)  # (B,)
             loss = losses.actor_loss(rollout, final_values, reward_scale, return_scale, ent_coef, self.gamma)
-            if replayed is not None and weights is not None:
+            if imitated is not None and weights is not None:
                 with self._autocast():
-                    means = policy.actor(replayed.latents)[0]
-                behavior = losses.behavior_loss(means, replayed.actions, weights)
+                    means = policy.actor(imitated.latents)[0]
+                behavior = losses.behavior_loss(means, imitated.actions, weights)
                 loss = loss._replace(total=loss.total + phase.bc_coef * behavior, behavior=behavior)
             return loss.total, (loss, Imagined(rollout, final_values))
 
@@ -604,7 +605,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             next_values = th.cat([between, imagined.final_values.detach().unsqueeze(0)])
             targets = losses.imagined_targets(rollout, next_values, reward_scale, self.gamma, self.td_lambda)
             parts.append((targets, phase.imagined_critic_coef))
-        if replayed is not None and phase.replay_critic_coef > 0.0:
+        if replayed is not None:
             targets = losses.of_replayed(replayed, phase.replay_critic_expectile)
             parts.append((targets, phase.replay_critic_coef))
         states = losses.join_targets(parts)
@@ -696,12 +697,25 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     @th.no_grad()
     def _replay(self, n_states: int) -> ReplayedStates:
         """
-        Sample about ``n_states`` replayed steps, with TD(lambda) targets from what really followed.
+        Sample about ``n_states`` replayed steps for the critics, with TD(lambda) targets from what really followed.
 
         Steps of a sequence are alike: they are a random half of the steps of twice as many sequences.
         """
         n_sequences = max(2 * n_states // self.replay_critic_horizon, 1)
-        batch = self._sample(n_sequences, self.replay_critic_horizon, outcomes=self.phase.bc_coef > 0.0)
+        return losses.choose_states(self._targets(self._sample(n_sequences, self.replay_critic_horizon)), n_states)
+
+    @th.no_grad()
+    def _replay_steps(self, n_states: int) -> ReplayedStates:
+        """
+        Sample ``n_states`` replayed steps for the behavior term, with the advantages of the rest of their episodes.
+
+        They are independent of each other: steps of the same sequences would say less about what the data do, and the
+        policy would imitate it less precisely (docs/experiments.md).
+        """
+        return self._targets(self._sample(n_states, 1, outcomes=True))
+
+    def _targets(self, batch: SequenceBatch) -> ReplayedStates:
+        """:return: All steps of sequences, with TD(lambda) targets and advantages."""
         last_values = None
         with self._autocast():
             latents = self.policy.world_model.encode(batch.observations, batch.task)
@@ -710,8 +724,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
                 last = self.policy.world_model.encode(batch.outcome.last_observations, batch.task)
                 last_values = self._functions.critic_target(last).amin(0)
         scale = self.policy.reward_scale.value
-        replayed = losses.replayed_targets(latents, values, batch, scale, self.gamma, self.td_lambda, last_values)
-        return losses.choose_states(replayed, n_states)
+        return losses.replayed_targets(latents, values, batch, scale, self.gamma, self.td_lambda, last_values)
 
     # --- Data and files ----------------------------------------------------------------------------------------------
 
