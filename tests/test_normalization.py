@@ -98,10 +98,16 @@ def test_running_statistics_of_a_value_that_varies_by_exactly_one():
     assert statistics.std.item() == pytest.approx(0.5**0.5)
 
 
-def test_nearly_constant_values_are_not_amplified():
-    statistics = ObservationStatistics(1, 2, minimum=0.1)
-    statistics.update(th.tensor([[0.0, 1.0], [0.02, 5.0]]))
-    th.testing.assert_close(statistics(th.tensor([[0.06, 5.0]])), th.tensor([[0.5, 1.0]]))
+def test_a_shared_scale_is_the_root_mean_square_of_the_spreads():
+    statistics = ObservationStatistics(1, 3, shared_scale=True)
+    values = th.tensor([[0.0, 2.0, 5.0], [6.0, 2.0, 13.0]])  # standard deviations 3, 0 and 4
+    assert th.equal(statistics(values), values)  # nothing was counted
+    statistics.update(values)
+    expected = th.tensor([[-3.0, 0.0, -4.0], [3.0, 0.0, 4.0]]) / (25.0 / 3.0) ** 0.5
+    th.testing.assert_close(statistics(values), expected)
+    statistics = ObservationStatistics(1, 2, shared_scale=True)
+    statistics.update(th.ones(4, 2))  # nothing varies: the scale is kept
+    th.testing.assert_close(statistics(th.full((1, 2), 1.5)), th.full((1, 2), 0.5))
 
 
 def test_a_model_without_statistics_does_not_clip():

@@ -60,18 +60,21 @@ class ObservationStatistics(nn.Module):
     :param max_count: Largest number of observations that the running statistics remember: beyond it, old observations
         are forgotten, so that the statistics follow a replay buffer that changes.
     :param clip: Bound of normalized values.
-    :param minimum: Lower bound of standard deviations, so that nearly constant values are not amplified.
+    :param shared_scale: Whether all values of an observation are divided by the same number, the root mean square of
+        their standard deviations, so that values that vary less stay smaller.
     """
 
     mean: th.Tensor
     std: th.Tensor
     count: th.Tensor
 
-    def __init__(self, n_rows: int, size: int, max_count: float = 100_000.0, clip: float = 10.0, minimum: float = 0.0):
+    def __init__(
+        self, n_rows: int, size: int, max_count: float = 100_000.0, clip: float = 10.0, shared_scale: bool = False
+    ):
         super().__init__()
         self.max_count = max_count
         self.clip = clip
-        self.minimum = minimum
+        self.shared_scale = shared_scale
         self.register_buffer("mean", th.zeros(n_rows, size))
         self.register_buffer("std", th.ones(n_rows, size))
         self.register_buffer("count", th.zeros(n_rows))
@@ -85,13 +88,22 @@ class ObservationStatistics(nn.Module):
         :param row: Row of each observation, ``(...)`` or a shape that broadcasts to it; or one row for all.
         :return: Normalized observations ``(..., O)``.
         """
-        normalized = (observations - self.mean[row]) / self.std[row].clamp(min=self.minimum)
+        normalized = (observations - self.mean[row]) / self._scale(row)
         if all(self._clipped):
             return normalized.clamp(-self.clip, self.clip)
         if not any(self._clipped):
             return normalized
         bound = th.where(self.count[row] > 0, self.clip, math.inf).unsqueeze(-1)
         return th.clamp(normalized, -bound, bound)
+
+    def _scale(self, row: th.Tensor | int) -> th.Tensor:
+        """:return: What observations of a row are divided by, after the mean is subtracted."""
+        std = self.std[row]
+        if not self.shared_scale:
+            return std
+        varies = std != 1.0
+        shared = th.where(varies, std**2, 0.0).mean(-1, keepdim=True).sqrt()
+        return th.where(varies.any(-1, keepdim=True), shared, 1.0)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -39,9 +39,6 @@ from sb3_pwm.world_model.model import WorldModel
 
 SelfPWMPolicy = TypeVar("SelfPWMPolicy", bound="PWMPolicy")
 
-MIN_STD = 0.01
-"""Standard deviation below which an entry of the latent, which SimNorm keeps between 0 and 1, counts as constant"""
-
 NOT_SUPPORTED = {
     "share_features_extractor": "actor and critics see the world model's latent, and so share one extractor always.",
     **dict.fromkeys(("use_sde", "use_expln"), "PWM's policy explores without gSDE."),
@@ -84,8 +81,8 @@ class PWMPolicy(BasePolicy):
     :param n_critics: Number of critics. The minimum of their values bootstraps.
     :param log_std_init: Initial log standard deviation of the actor, before the tanh.
     :param log_std_min: Floor of the log standard deviation; at most 2, its ceiling.
-    :param normalize_latents: Whether the actor sees latents normalized by the mean and standard deviation that they
-        have in the data, from offline learning on. Else, and before it, it sees them as they are.
+    :param normalize_latents: Whether the actor sees latents normalized by the mean and spread that they have in the
+        data, from offline learning on. Else, and before it, it sees them as they are. All entries have the same scale.
     :param features_extractor_class: Class that turns observations into the input of the world model. None: SB3's class
         for the policy's kind of observations, :attr:`default_features_extractor_class`.
     :param features_extractor_kwargs: Keyword arguments of the features extractor.
@@ -191,7 +188,7 @@ class PWMPolicy(BasePolicy):
         self.world_model.ignore_actions(np.flatnonzero(action_space.low == action_space.high).tolist())
         self.task_index = None if task is None else self.world_model.task_index(task)
         self.normalize_latents = normalize_latents
-        statistics = ObservationStatistics(1, config.latent_dim, minimum=MIN_STD) if normalize_latents else None
+        statistics = ObservationStatistics(1, config.latent_dim, shared_scale=True) if normalize_latents else None
         self.actor = Actor(
             config.latent_dim,
             dimensions["action_dim"],
