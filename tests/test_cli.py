@@ -45,6 +45,7 @@ class Toy:
     :param place: Place.
     :param seeds: Seeds.
     :param fast: Be fast.
+    :param safe: Be safe.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"--sort": "--kind"}
@@ -57,6 +58,7 @@ class Toy:
     place: Path | None = None
     seeds: tuple[int, ...] = (0, 1)
     fast: bool = False
+    safe: bool = True
 
     def run(self):
         if self.kind == "blue":
@@ -82,6 +84,9 @@ def test_options_are_read_into_their_types():
     assert Toy.made.pop() == Toy(("a", "b"), (Path("x"), Path("y")), Sizes(7), "red", Path("there"), (5,), True)
     run_command({"toy": Toy, "other": Toy}, "prog", ["toy", "--names", "a"])
     assert Toy.made.pop() == Toy(("a",))
+    for option, is_safe in (("--safe", True), ("--no-safe", False)):
+        run_command(Toy, "toy", ["--names", "a", option])
+        assert Toy.made.pop() == Toy(("a",), safe=is_safe)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +137,7 @@ def test_help_has_groups_and_defaults(capsys, monkeypatch):
     assert "Width in percent (%). (default: 3)" in text
     assert "Seeds. (default: 0 1)" in text
     assert "Be fast.\n" in text
+    assert "Be safe. (default: True)" in text
 
 
 def test_every_option_of_every_command_is_in_its_help(capsys, monkeypatch):

@@ -161,11 +161,11 @@ def slices(model: PWM, n_starts: int, n_steps: int, n_points: int, span: float) 
     directions = [filter_normalized_direction(policy.actor_average) for _ in range(2)]
 
     def in_world_model(parameters: Parameters) -> float:
-        policy.actor_average.load_state_dict(parameters)
+        policy.actor_average.load_state_dict(parameters, strict=False)  # without the statistics of latents
         return judge(policy, latents, False, n_steps).mean_return
 
     def in_simulator(parameters: Parameters) -> float:
-        policy.actor_average.load_state_dict(parameters)
+        policy.actor_average.load_state_dict(parameters, strict=False)
         return simulated_return(model, envs, states, n_steps)
 
     steps = np.linspace(-span, span, n_points)

@@ -130,6 +130,9 @@ def _add_options(parser: argparse.ArgumentParser, command: type[Command]) -> Non
             required.add_argument(_option(field), required=True, **settings)
         else:
             groups[owner].add_argument(_option(field), **settings)
+            if kind is bool and field.default:
+                off = {"action": "store_false", "dest": field.name, "help": f"Without {_option(field)}."}
+                groups[owner].add_argument(_option(field).replace("--", "--no-", 1), **off)
     optional.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
 

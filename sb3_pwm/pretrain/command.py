@@ -38,7 +38,8 @@ class Pretrain:
     :param activation: Activation of the hidden layers of the world model. TD-MPC2 and PWM have mish; silu is nearly the
         same function, and faster on a CPU.
     :param behavior_head: Whether the world model also learns to predict the actions of the data, so that its latent
-        keeps what the behaviors looked at.
+        keeps what the behaviors looked at. The spread of the actions is fitted to each part of a batch that is divided
+        (torchrun, --grad-accumulation-steps).
     :param init: File of a world model to train further. --size, --activation and --behavior-head have no effect then. A
         model without a termination head gets one if an episode of the data terminates.
     :param config: Configuration of the training.
