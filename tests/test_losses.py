@@ -345,13 +345,15 @@ def test_phases():
     online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
     near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=0.005)
-    online.update(decays_learning_rate=False, counts_latents=False)
-    near_data.update(decays_learning_rate=True, counts_latents=True)
+    online["decays_learning_rate"], near_data["decays_learning_rate"] = False, True
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
     assert phase(True, False, False) == Phase(OFFLINE, 1, **near_data)
     afterwards = {**near_data, "new_fraction": 0.5, "lr_scale": 0.1, "decays_learning_rate": False}
     assert phase(False, True, True) == phase(False, True, False) == Phase(OFFLINE_TO_ONLINE, 1, **afterwards)
+    assert not phase(False, False, True).counts_latents
+    assert phase(True, False, False).counts_latents
+    assert phase(False, True, False).counts_latents
     numbers = dict(world_model_updates=3, replay_critic_coef=0.25, bc_coef=0.5)
     for flags in ((False, False, False), (True, False, True), (False, True, True)):  # numbers count in every phase
         given = phase(*flags, **numbers)

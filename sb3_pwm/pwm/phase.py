@@ -49,7 +49,6 @@ class Phase:
     :param lr_scale: Factor of all learning rates.
     :param actor_tau: Polyak coefficient of the average of the actor, which acts deterministically.
     :param decays_learning_rate: Whether the learning rate of the actor falls linearly to zero.
-    :param counts_latents: Whether the statistics of latents follow the replayed ones.
     """
 
     name: str
@@ -63,12 +62,16 @@ class Phase:
     lr_scale: float
     actor_tau: float
     decays_learning_rate: bool
-    counts_latents: bool
 
     @property
     def trains_world_model(self) -> bool:
         """Whether the world model is updated."""
         return self.n_world_model_updates > 0
+
+    @property
+    def counts_latents(self) -> bool:
+        """Whether the statistics that latents are normalized with follow the replayed ones."""
+        return self.name != ONLINE
 
     @property
     def replays(self) -> bool:
@@ -100,7 +103,6 @@ def current_phase(arguments: Mapping[str, Any], offline: bool, learned_offline: 
         bc_coef=0.0 if bc_is_automatic and name == ONLINE else bc_coef,
         imagined_critic_coef=_resolve(arguments["imagined_critic_coef"], imagined_critic_coef),
         decays_learning_rate=name == OFFLINE and arguments["learning_rate"] == "auto",
-        counts_latents=name != ONLINE,
         **resolved,
     )
 
