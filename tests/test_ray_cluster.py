@@ -2,12 +2,11 @@
 
 import contextlib
 import socket
-import subprocess
-import sys
 import time
 
 import psutil
 import pytest
+from ray.cluster_utils import Cluster
 from suites import hide_package
 from test_extract import (
     TWO_TASKS,
@@ -27,34 +26,17 @@ def environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Address of a Ray cluster with two cores."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-    command += ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    address = f"127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            with contextlib.suppress(ConnectionError):
-                check_address(address)
-                break
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.5)
-        yield address
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.communicate(timeout=30)
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+    # Ray's own cluster for tests, which takes ports that are free: the workers of pytest-xdist have one each.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield cluster.address
+    cluster.shutdown()
 
 
 def ray_workers():
