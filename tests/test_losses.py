@@ -337,14 +337,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_phases():
-    def phase(offline, learned_offline, pretrained, **values):
+    def phase(offline, learned_offline, pretrained, n_steps=100_000, **values):
         values = {**dict.fromkeys(PHASE_ARGUMENTS, "auto"), **values}
-        return current_phase(values, offline, learned_offline, pretrained)
+        return current_phase(values, offline, learned_offline, pretrained, n_steps)
 
     online = dict(imagined_critic_coef=1.0, replay_critic_coef=0.0, replay_critic_expectile=0.5)
-    online.update(bc_coef=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
+    online.update(bc_coef=0.0, bc_dropout=0.0, discounted_fraction=0.0, new_fraction=0.0, lr_scale=1.0, actor_tau=1.0)
     near_data = dict(imagined_critic_coef=0.0, replay_critic_coef=1.0, replay_critic_expectile=0.7)
-    near_data.update(bc_coef=1.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=0.005)
+    near_data.update(
+        bc_coef=1.0, bc_dropout=0.0, discounted_fraction=0.5, new_fraction=0.0, lr_scale=1.0, actor_tau=0.005
+    )
     online["decays_learning_rate"], near_data["decays_learning_rate"] = False, True
     assert phase(False, False, False) == phase(False, False, True) == Phase(ONLINE, 1, **online)
     assert phase(True, False, True) == phase(True, True, True) == Phase(OFFLINE, 0, **near_data)
@@ -362,6 +364,11 @@ def test_phases():
     assert phase(False, False, False, bc_coef="auto_2.5").bc_coef == 0.0
     for flags in ((True, False, True), (False, True, True)):  # only "auto" depends on the phase
         assert phase(*flags, bc_coef="auto_2.5").bc_coef == 2.5
+    assert phase(False, False, False, n_steps=100).bc_dropout == 0.0
+    for n_steps, dropout in ((0, 0.3), (10_000, 0.3), (20_000, 0.15), (30_000, 0.0), (10**8, 0.0)):
+        for flags in ((True, False, True), (False, True, True)):
+            assert phase(*flags, n_steps=n_steps).bc_dropout == pytest.approx(dropout)
+    assert phase(True, False, True, n_steps=100, bc_dropout=0.0).bc_dropout == 0.0
     assert not phase(False, False, False).replays
     cloning = phase(False, False, False, world_model_updates=0, replay_critic_coef=0.0, bc_coef=0.1)
     assert cloning.replays

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.data.types import Episode, SourceEpisode
+from sb3_pwm.pwm.networks import Actor
 from sb3_pwm.world_model import world_model_loss
 
 SIZES = dict(latent_dim=16, encoder_dim=24, mlp_dim=24, task_dim=4, activation="silu")
@@ -361,6 +362,46 @@ def test_latents_are_as_they_are_in_online_learning_and_on_request(dataset, worl
     plain = make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(normalize_latents=False)).learn(3)
     latents = th.rand(4, world_model.config.latent_dim)
     assert th.equal(plain.policy.actor(latents)[0], plain.policy.actor.mean(latents))
+
+
+def test_dropout_leaves_units_out(dataset, world_model):
+    actor = make("Pendulum-v1", world_model, dataset, policy_kwargs=dict(net_arch=[8, 16])).policy.actor
+    latents = th.rand(1_000, world_model.config.latent_dim)
+    masks = actor.dropout_masks(1_000, 0.3)
+    assert [tuple(mask.shape) for mask in masks] == [(1_000, 8), (1_000, 16)]
+    for mask in masks:
+        assert set(mask.unique().tolist()) == {0.0, th.tensor(1.0 / 0.7).item()}
+        assert (mask == 0.0).float().mean() == pytest.approx(0.3, abs=0.03)
+    all_units = [th.ones_like(mask) for mask in masks]
+    assert th.allclose(actor.masked_means(latents, all_units), actor(latents)[0])
+
+    # A unit that is left out is one whose weights to the next layer are zero.
+    all_units[1][:, 3] = 0.0
+    without = actor.masked_means(latents, all_units)
+    with th.no_grad():
+        actor.mean[-1].weight[:, 3] = 0.0
+    assert th.allclose(without, actor(latents)[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_only_the_behavior_term_has_dropout(dataset, world_model, optimizer, monkeypatch):
+    options = dict(policy_optimizer=optimizer, batch_size=32)
+    model = make("Pendulum-v1", world_model, dataset, **options)
+    assert model.phase.bc_dropout == 0.3  # 300 steps of data
+    drawn, used = [], []
+    draw, mean = Actor.dropout_masks, Actor.masked_means
+    monkeypatch.setattr(Actor, "dropout_masks", lambda self, *args: drawn.append(draw(self, *args)) or drawn[-1])
+    monkeypatch.setattr(Actor, "masked_means", lambda self, *args: used.append(args[1]) or mean(self, *args))
+    model.learn(3)
+    assert len(drawn) == 3
+    assert [masks is used[-1] for masks in drawn] == [False, False, True]
+    assert len(used) == (3 if optimizer == "adam" else model.policy.actor_optimizer.n_evaluations)
+
+    drawn.clear()
+    model = make("Pendulum-v1", world_model, dataset, bc_dropout=0.0, **options).learn(3)
+    assert not drawn
+    with pytest.raises(ValueError, match=r"bc_dropout .* below 1"):
+        make("Pendulum-v1", world_model, dataset, bc_dropout=1.0)
 
 
 def test_a_data_set_alone_is_a_head_start(dataset):

@@ -675,6 +675,7 @@ REPLACED = dict(
     world_model_updates=(2, lambda m: m.phase.n_world_model_updates),
     world_model_loss_kwargs=(dict(reward_coef=0.5), lambda m: m.world_model_loss_kwargs),
     bc_coef=(0.5, lambda m: m.phase.bc_coef),
+    bc_dropout=(0.5, lambda m: m.phase.bc_dropout),
     ent_coef=(0.5, lambda m: m._ent_coef().item()),
     action_noise=(NormalActionNoise(np.zeros(1), np.ones(1)), lambda m: m.action_noise),
     replay_buffer_class=(OtherBuffer, lambda m: type(m.replay_buffer)),

@@ -206,6 +206,7 @@ def check_arguments(model: Any) -> None:
     _check_number_or_auto(model, "target_entropy")
     _check_number_or_auto(model, "replay_critic_expectile", 0.0, 1.0, above=True, below=True)
     _check_number_or_auto(model, "discounted_fraction", 0.0, 1.0)
+    _check_number_or_auto(model, "bc_dropout", 0.0, 1.0, below=True)
     _check_number_or_auto(model, "new_fraction", 0.0, 1.0)
     _check_number_or_auto(model, "lr_scale", 0.0, above=True)
     _check_number_or_auto(model, "actor_tau", 0.0, 1.0, above=True)

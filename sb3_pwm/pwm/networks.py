@@ -8,7 +8,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_pwm.common.layers import at_least_float32, mlp
+from sb3_pwm.common.layers import NormedLinear, at_least_float32, mlp
 
 LOG_STD_MAX = 2.0
 
@@ -77,6 +77,33 @@ class Actor(nn.Module):
         """
         mean = at_least_float32(self.mean(self.normalization(latents)))
         return mean, self.log_std.clamp(self.log_std_min, LOG_STD_MAX).expand_as(mean)
+
+    def dropout_masks(self, n_rows: int, dropout: float) -> list[th.Tensor]:
+        """
+        Draw which units of the hidden layers are left out.
+
+        :param n_rows: Number of latents, M.
+        :param dropout: Probability that a unit is left out.
+        :return: Factors ``(M, units)`` for each hidden layer: zero, or the inverse of the probability that a unit stays
+        """
+        units = [layer.out_features for layer in self.mean if isinstance(layer, NormedLinear)]
+        return [F.dropout(self.log_std.new_ones(n_rows, number), dropout) for number in units]
+
+    def masked_means(self, latents: th.Tensor, masks: Sequence[th.Tensor]) -> th.Tensor:
+        """
+        Compute means with units of the hidden layers left out (dropout).
+
+        The masks are an argument, so that the loss is the same function each time L-BFGS evaluates it.
+
+        :param latents: ``(M, Z)`` latents.
+        :param masks: What :meth:`dropout_masks` returns.
+        :return: ``(M, A)`` means before the tanh.
+        """
+        *hidden, last = self.mean
+        x = self.normalization(latents)
+        for layer, mask in zip(hidden, masks, strict=True):
+            x = layer(x) * mask
+        return at_least_float32(last(x))
 
     def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: other algorithms' actors take observations."""

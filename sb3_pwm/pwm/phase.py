@@ -29,7 +29,10 @@ AUTOMATIC = {
 }
 """Arguments of :class:`~sb3_pwm.PWM` whose ``"auto"`` depends on the phase alone"""
 
-PHASE_ARGUMENTS = (*AUTOMATIC, "world_model_updates", "bc_coef", "imagined_critic_coef", "learning_rate")
+LARGEST_DROPOUT, FEW_STEPS, MANY_STEPS = 0.3, 10_000, 30_000
+"""See :func:`automatic_dropout`."""
+
+PHASE_ARGUMENTS = (*AUTOMATIC, "world_model_updates", "bc_coef", "bc_dropout", "imagined_critic_coef", "learning_rate")
 """Arguments of :class:`~sb3_pwm.PWM` that :func:`current_phase` reads"""
 
 
@@ -42,6 +45,7 @@ class Phase:
     :param n_world_model_updates: Number of world-model updates per update of the actor; 0 if it is frozen.
     :param replay_critic_coef: Weight of the critics' loss on replayed sequences.
     :param bc_coef: Weight of the behavior term in the actor's loss.
+    :param bc_dropout: Dropout of the actor's hidden layers in the behavior term.
     :param replay_critic_expectile: Expectile of replayed targets that the critics learn.
     :param discounted_fraction: Fraction of replayed sequences that are drawn by the discount of their first step.
     :param imagined_critic_coef: Weight of the critics' loss on imagined rollouts.
@@ -55,6 +59,7 @@ class Phase:
     n_world_model_updates: int
     replay_critic_coef: float
     bc_coef: float
+    bc_dropout: float
     replay_critic_expectile: float
     discounted_fraction: float
     imagined_critic_coef: float
@@ -79,7 +84,9 @@ class Phase:
         return self.replay_critic_coef > 0.0 or self.bc_coef > 0.0
 
 
-def current_phase(arguments: Mapping[str, Any], offline: bool, learned_offline: bool, pretrained: bool) -> Phase:
+def current_phase(
+    arguments: Mapping[str, Any], offline: bool, learned_offline: bool, pretrained: bool, n_steps: int
+) -> Phase:
     """
     Resolve the arguments that are ``"auto"``. A number counts in every phase.
 
@@ -90,6 +97,7 @@ def current_phase(arguments: Mapping[str, Any], offline: bool, learned_offline: 
     :param offline: Whether the model learns offline.
     :param learned_offline: Whether it has learned offline before.
     :param pretrained: Whether its world model was pretrained.
+    :param n_steps: Number of steps of data.
     :return: The phase.
     """
     name = OFFLINE if offline else OFFLINE_TO_ONLINE if learned_offline else ONLINE
@@ -101,10 +109,25 @@ def current_phase(arguments: Mapping[str, Any], offline: bool, learned_offline: 
         name,
         n_world_model_updates=int(_resolve(arguments["world_model_updates"], 0 if offline and pretrained else 1)),
         bc_coef=0.0 if bc_is_automatic and name == ONLINE else bc_coef,
+        bc_dropout=_resolve(arguments["bc_dropout"], 0.0 if name == ONLINE else automatic_dropout(n_steps)),
         imagined_critic_coef=_resolve(arguments["imagined_critic_coef"], imagined_critic_coef),
         decays_learning_rate=name == OFFLINE and arguments["learning_rate"] == "auto",
         **resolved,
     )
+
+
+def automatic_dropout(n_steps: int) -> float:
+    """
+    Find out how much the imitation of data is to be regularized.
+
+    The actor learns few steps by heart, and then acts worse in states between them. Many steps it does not even fit as
+    well as it could, and dropout would only make it less precise (docs/experiments.md).
+
+    :param n_steps: Number of steps of data.
+    :return: Dropout: :data:`LARGEST_DROPOUT` for few steps, falling linearly to 0 for many (:data:`FEW_STEPS`,
+        :data:`MANY_STEPS`).
+    """
+    return LARGEST_DROPOUT * min(max((MANY_STEPS - n_steps) / (MANY_STEPS - FEW_STEPS), 0.0), 1.0)
 
 
 def _resolve(argument: float | str, automatic: float) -> float:

@@ -159,6 +159,9 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         model knows the dynamics: as near to the data as their actions are to each other. ``"auto"``: 1 offline and when
         the model goes on online afterwards, else 0, which is the paper's method. ``"auto_2.5"``: the same with 2.5
         instead of 1. See :func:`~sb3_pwm.pwm.losses.behavior_loss`.
+    :param bc_dropout: Dropout of the actor's hidden layers in that term, against learning few data by heart. The
+        imagined return is computed without it. ``"auto"``: offline and when the model goes on online afterwards, 0.3
+        with up to 10,000 steps of data, falling linearly to 0 with 30,000; else 0.
     :param bc_temperature: Temperature of the weights of the replayed actions in that term, in units of the standard
         deviation of the advantages. A small one imitates only actions after which the episode turned out better than
         the critics expected; ``float("inf")`` imitates all alike. See :func:`~sb3_pwm.pwm.losses.advantage_weights`.
@@ -245,6 +248,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         task: str | None = None,
         offline: bool = False,
         bc_coef: float | str = "auto",
+        bc_dropout: float | str = "auto",
         bc_temperature: float = 0.1,
         keep_best: bool = True,
         ent_coef: float | str = "auto_0.03",
@@ -320,6 +324,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         self.world_model_updates = world_model_updates
         self.world_model_loss_kwargs = {} if world_model_loss_kwargs is None else world_model_loss_kwargs
         self.bc_coef = bc_coef
+        self.bc_dropout = bc_dropout
         self.bc_temperature = bc_temperature
         self.keep_best = keep_best
         self.precision = precision
@@ -428,7 +433,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     def phase(self) -> Phase:
         """What an update does in the phase of learning that the model is in."""
         values = {name: getattr(self, name) for name in PHASE_ARGUMENTS}
-        return current_phase(values, self.offline, self.learned_offline, self.pretrained)
+        n_steps = 0 if self.replay_buffer is None else self.replay_buffer.size() * self.replay_buffer.n_envs
+        return current_phase(values, self.offline, self.learned_offline, self.pretrained, n_steps)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
@@ -563,9 +569,10 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         with th.no_grad(), self._autocast():
             start = policy.world_model.encode(batch.observations[0], batch.task)
         noise = th.randn(self.horizon, len(start), batch.actions.shape[-1], device=self.device)
-        weights = None
+        weights = masks = None
         if imitated is not None:
             weights = losses.advantage_weights(imitated.advantages, imitated.mask, self.bc_temperature)
+            masks = policy.actor.dropout_masks(len(weights), phase.bc_dropout) if phase.bc_dropout > 0.0 else None
         # Statistics of earlier updates: the loss must be the same function at each evaluation.
         reward_scale, return_scale, ent_coef = policy.reward_scale.value, policy.return_scale.value, self._ent_coef()
 
@@ -578,7 +585,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
             loss = losses.actor_loss(rollout, final_values, reward_scale, return_scale, ent_coef, self.gamma)
             if imitated is not None and weights is not None:
                 with self._autocast():
-                    means = policy.actor(imitated.latents)[0]
+                    latents = imitated.latents
+                    means = policy.actor(latents)[0] if masks is None else policy.actor.masked_means(latents, masks)
                 behavior = losses.behavior_loss(means, imitated.actions, weights)
                 loss = loss._replace(total=loss.total + phase.bc_coef * behavior, behavior=behavior)
             return loss.total, (loss, Imagined(rollout, final_values))
