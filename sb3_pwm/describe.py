@@ -102,7 +102,7 @@ def describe_sources(sources: Sequence[str | Path]) -> list[Description]:
     """
     Read data of any kind that :meth:`~sb3_pwm.OfflineDataset.load` opens.
 
-    :param sources: Minari ids or folders, folders of stored data sets, or files of TD-MPC2.
+    :param sources: Minari ids or folders, folders of stored data sets, files of TD-MPC2, or replay buffers (.pkl).
     :return: A description of each Minari data set, and of each task of other data. The size of a task is that of its
         arrays, as ``OfflineDataset.save`` writes them.
     :raises FileNotFoundError: If a source does not exist.
@@ -112,7 +112,7 @@ def describe_sources(sources: Sequence[str | Path]) -> list[Description]:
     found: list[Description] = []
     paths: list[Path] = []
     for source in map(data_source, sources):
-        if (Path(source) / INDEX).is_file() or Path(source).suffix == ".pt":
+        if (Path(source) / INDEX).is_file() or Path(source).suffix in (".pt", ".pkl"):
             found += [_describe_task(task) for task in OfflineDataset.load(source).data]
         else:
             paths += dataset_paths(source)
@@ -195,8 +195,8 @@ class Describe:
     """
     Show what data sets hold: a table, and a picture of the episodes' returns.
 
-    :param folders: Folders of data sets, folders with data sets at any depth, Minari ids, files of TD-MPC2, or names of
-        world models that come with the package. Default: the folder of Minari.
+    :param folders: Folders of data sets, folders with data sets at any depth, Minari ids, files of TD-MPC2, replay
+        buffers (.pkl), or names of world models that come with the package. Default: the folder of Minari.
     :param out: File of the picture, a PNG.
     """
 

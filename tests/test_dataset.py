@@ -272,7 +272,7 @@ def test_load_tells_what_is_missing_and_what_does_not_go_together(two_tasks, tmp
     assert OfflineDataset.load([tmp_path / "data"]).tasks == ("walk", "reach")
     with pytest.raises(ValueError, match="data is a stored data set, which cannot be loaded with other data"):
         OfflineDataset.load([chunk, tmp_path / "data"])
-    with pytest.raises(ValueError, match=r"chunk_0\.pt is a file of TD-MPC2, which cannot be loaded with Minari"):
+    with pytest.raises(ValueError, match=r"chunk_0\.pt is a file of TD-MPC2, which cannot be loaded with other data"):
         OfflineDataset.load([chunk, "mt30/walker-walk-v0"])
 
 
@@ -590,6 +590,65 @@ def test_from_replay_buffer(tmp_path):
         assert data.episode(1).observations[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
     with pytest.raises(ValueError, match="the replay buffer holds 0 steps and no complete episode"):
         OfflineDataset.from_replay_buffer(ReplayBuffer(5, env.observation_space, env.action_space))
+
+
+def filled_buffer(n_steps, reward=0.0):
+    """A replay buffer of Pendulum-v1's spaces with one episode."""
+    env = gymnasium.make("Pendulum-v1")
+    buffer = ReplayBuffer(n_steps + 1, env.observation_space, env.action_space)
+    for t in range(n_steps):
+        observations = np.full((2, 1, 3), [[[t]], [[t + 1]]], np.float32)
+        buffer.add(*observations, np.zeros((1, 1)), np.array([reward]), np.array([t == n_steps - 1]), [{}])
+    return buffer
+
+
+@pytest.mark.parametrize(
+    ("source", "task"),
+    [
+        ("hopper.pkl", "hopper"),
+        ("Hopper-v5=old/run_2.pkl", "Hopper-v5"),
+        ("Hopper-v5=lr=0.1/buffer.pkl", "Hopper-v5"),
+        ("./lr=0.1/buffer.pkl", "buffer"),
+        ("buffer=2.pkl", "buffer=2"),
+        ("logs/sac/Hopper-v5_1/replay_buffer.pkl", "Hopper-v5"),
+        ("logs/sac/Hopper-v5_1/rl_model_replay_buffer_10000_steps.pkl", "Hopper-v5"),
+        ("runs/my_env/replay_buffer.pkl", "my_env"),
+    ],
+)
+def test_replay_buffers_are_loaded_by_the_name_of_their_task(source, task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path(source.removeprefix("Hopper-v5="))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_to_pkl(file, filled_buffer(5))
+    for each in (source, [source], Path(source), [Path(source)]):
+        assert OfflineDataset.load(each).tasks == (task,)
+
+
+def test_several_replay_buffers_are_loaded_and_stored(two_tasks, tmp_path):
+    files = [tmp_path / name for name in ("swing.pkl", "other.pkl", "more.pkl")]
+    for number, file in enumerate(files):
+        save_to_pkl(file, filled_buffer(5 + number, float(number)))
+    sources = [files[0], f"lift={files[1]}", f"swing={files[2]}"]
+    for _ in range(2):  # the second time from the storage
+        data = OfflineDataset.load(sources, storage=tmp_path / "st")
+        assert data.tasks == ("swing", "lift")
+        assert data.task_data("swing").lengths.tolist() == [5, 7]
+        assert data.task_data("lift").returns.tolist() == [6.0]
+    with pytest.raises(
+        ValueError, match=r"made of other data, it also holds lift=other\.pkl; it lacks swing=other\.pkl"
+    ):
+        OfflineDataset.load([files[0], f"swing={files[1]}", f"swing={files[2]}"], storage=tmp_path / "st")
+    files[1].unlink()
+    assert OfflineDataset.load(sources, storage=tmp_path / "st").tasks == ("swing", "lift")
+    with pytest.raises(FileNotFoundError, match=r"There is no replay buffer .*other\.pkl"):
+        OfflineDataset.load(sources)
+    with pytest.raises(FileNotFoundError, match=r"There is no replay buffer .*other\.pkl"):
+        OfflineDataset.load(sources, storage=tmp_path / "new")
+    with pytest.raises(ValueError, match=r"swing\.pkl is a replay buffer, which cannot be loaded with other data"):
+        OfflineDataset.load([files[0], "mt30/walker-walk-v0"])
+    two_tasks.save(tmp_path / "data")
+    with pytest.raises(ValueError, match="data is a stored data set, which cannot be loaded with other data"):
+        OfflineDataset.load([files[0], tmp_path / "data"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import torch as th
 from PIL import Image
 from rich.console import Console
+from stable_baselines3 import SAC
 from test_offline import episodes
 
 from sb3_pwm import PWM, OfflineDataset, WorldModel, WorldModelConfig
@@ -41,6 +42,22 @@ def extract(folder, *arguments):
     line = ["--world-model", folder / "wm.safetensors", "--dataset", folder / "data", "--out", folder / "out"]
     line += ["--updates", 4, "--eval-every", 2, "--eval-episodes", 1, "--params", "{'batch_size': 8}"]
     main(["extract", *map(str, line), "--threads", str(th.get_num_threads()), *map(str, arguments)])
+
+
+def test_from_the_replay_buffer_of_an_sb3_model_by_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SAC("MlpPolicy", "Pendulum-v1", learning_starts=10**6, seed=0, device="cpu").learn(600).save_replay_buffer("b.pkl")
+    main(["describe", "Pendulum-v1=b.pkl"])
+    assert re.search(r"^Pendulum-v1 +3 +1 +3 +600 ", capsys.readouterr().out, re.MULTILINE)
+
+    data = ["--dataset", "Pendulum-v1=b.pkl"]
+    main(["pretrain", *data, "--steps", "3", "--size", "200K", "--batch-size", "8", "--out", "wm.safetensors"])
+    updates = ["--updates", "2", "--eval-every", "1", "--eval-episodes", "1", "--params", "{'batch_size': 8}"]
+    common = ["--tasks", "Pendulum-v1", "--out", "out", "--threads", str(th.get_num_threads())]
+    main(["extract", "--world-model", "wm.safetensors", *data, *updates, *common])
+    assert "pendulum-v1, seed 0: return" in capsys.readouterr().out
+    model = PWM("MlpPolicy", "Pendulum-v1", world_model="wm.safetensors", dataset="Pendulum-v1=b.pkl", offline=True)
+    assert model.replay_buffer.size() == 600
 
 
 def test_policies_results_and_resuming(folder, capsys):

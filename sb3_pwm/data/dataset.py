@@ -16,7 +16,7 @@ from sb3_pwm.common.packaged import data_source
 from sb3_pwm.data.cleaning import clean_episode
 from sb3_pwm.data.readers.arrays import array_episodes
 from sb3_pwm.data.readers.minari import minari_episodes
-from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes
+from sb3_pwm.data.readers.replay_buffer import replay_buffer_episodes, replay_buffer_file, replay_buffer_file_episodes
 from sb3_pwm.data.readers.tdmpc2 import tdmpc2_episodes
 from sb3_pwm.data.sources import check_sources, record_sources
 from sb3_pwm.data.storage import INDEX, MemoryWriter, StorageWriter, open_storage, read_index
@@ -381,12 +381,15 @@ class OfflineDataset:
     @classmethod
     def load(cls, sources: str | Path | Sequence[str | Path], storage: str | Path | None = None) -> OfflineDataset:
         """
-        Open data of any kind: a stored data set, Minari data sets, or data sets of TD-MPC2.
+        Open data of any kind: a stored data set, Minari data sets, data sets of TD-MPC2, or replay buffers of SB3.
 
         :param sources: Folder of a data set that :meth:`save` or ``storage=`` wrote. Such a data set is memory-mapped,
             so that only sampled steps are read. Or the name of a world model that comes with the package
             (``"mt7"``), for a part of its data. Or one or several Minari ids or folders, see :meth:`from_minari`. Or
-            one or several files of TD-MPC2 (.pt), see :meth:`from_tdmpc2`.
+            one or several files of TD-MPC2 (.pt), see :meth:`from_tdmpc2`. Or one or several files of SB3's replay
+            buffers (.pkl): ``TASK=FILE``, or the file alone, whose name is the task's then, and which may be rl-zoo3's
+            (``Hopper-v5_1/replay_buffer.pkl``). Reading such a file can execute code in it, as with SB3's
+            ``load_replay_buffer``: open only files that you trust.
         :param storage: Folder to store the data in, see :meth:`from_episodes`. If it holds the data of these sources
             already, they are not read again, and need not exist anymore. It has no effect if the source is a stored
             data set.
@@ -398,6 +401,7 @@ class OfflineDataset:
         several = [data_source(source) for source in _as_list(sources)]
         stored = [source for source in several if (Path(source) / INDEX).is_file()]
         chunks = [source for source in several if Path(source).suffix == ".pt"]
+        buffers = [file for source in several if (file := replay_buffer_file(source)) is not None]
         if stored and len(several) > 1:
             raise ValueError(f"{stored[0]} is a stored data set, which cannot be loaded with other data.")
         if stored:
@@ -406,7 +410,11 @@ class OfflineDataset:
             check_sources(read_index(Path(storage)).get("sources"), several, Path(storage))
             return cls(open_storage(Path(storage)))
         if chunks and len(chunks) < len(several):
-            raise ValueError(f"{chunks[0]} is a file of TD-MPC2, which cannot be loaded with Minari data sets.")
+            raise ValueError(f"{chunks[0]} is a file of TD-MPC2, which cannot be loaded with other data.")
+        if buffers and len(buffers) < len(several):
+            raise ValueError(f"{buffers[0].path} is a replay buffer, which cannot be loaded with other data.")
+        if buffers:
+            return cls._from_episodes(replay_buffer_file_episodes(buffers), storage, several)
         if chunks:
             return cls.from_tdmpc2(chunks, storage=storage)
         return cls.from_minari(several, storage)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pwm.data.readers.minari import dataset_paths, read_metadata
+from sb3_pwm.data.readers.replay_buffer import replay_buffer_file
 
 # Bytes at the start and at the end of a file that tell it from others
 _ENDS = 2**20
@@ -18,7 +19,7 @@ def record_sources(sources: Sequence[str | Path]) -> list[dict[str, Any]]:
     """
     Record sources of data, to recognize them later.
 
-    :param sources: Minari ids or folders, or files of TD-MPC2 or folders of them.
+    :param sources: Minari ids or folders, files of TD-MPC2 or folders of them, or files of replay buffers.
     :return: For each source its name, its path, and name and fingerprint of each data set or file in it.
     :raises FileNotFoundError: If a source does not exist.
     :raises ValueError: If a file is damaged.
@@ -49,7 +50,7 @@ def check_sources(recorded: Any, sources: Sequence[str | Path], folder: Path) ->
         try:
             now.append(_describe(source))
         except FileNotFoundError as error:
-            former = known.get(str(source), known.get(str(Path(source).resolve())))
+            former = known.get(str(source), known.get(str(_path(source).resolve())))
             if former is None:
                 raise ValueError(
                     f"{source} does not exist, and {folder} was not made of it, but of "
@@ -75,11 +76,20 @@ def check_sources(recorded: Any, sources: Sequence[str | Path], folder: Path) ->
     )
 
 
+def _path(source: str | Path) -> Path:
+    """:return: Path of a source, without the name of a task."""
+    buffer = replay_buffer_file(source)
+    return Path(source) if buffer is None else buffer.path
+
+
 def _describe(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
+    path, buffer = _path(source), replay_buffer_file(source)
+    if buffer is not None and not path.is_file():
+        raise FileNotFoundError(f"There is no replay buffer {path}.")
+    task = "" if buffer is None else f"{buffer.task}="
     chunks = [path] if path.is_file() else sorted(path.glob("*.pt"))
     if chunks:
-        content = [[chunk.name, _fingerprint([chunk])] for chunk in chunks]
+        content = [[task + chunk.name, _fingerprint([chunk])] for chunk in chunks]
     else:
         content = [
             [read_metadata(found)["dataset_id"], _fingerprint(sorted((found / "data").rglob("*")))]

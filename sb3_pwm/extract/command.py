@@ -43,8 +43,8 @@ class Extract:
 
     :param world_model: File of the world model: *.safetensors, or *.pt of the TD-MPC2 and PWM releases. Or the name of
         a model that comes with the package, such as mt7.
-    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, the folder of a stored data set, or the name of a
-        model that comes with the package.
+    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, the folder of a stored data set, replay buffers of
+        SB3 (TASK=FILE.pkl, or a file with the name of its task), or the name of a model that comes with the package.
     :param tasks: Names of tasks, or ids that are registered in Gymnasium, such as Hopper-v5. my_package:MyEnv-v0
         imports the package first. mt30 and mt80 stand for all tasks of a suite.
     :param out: Folder of the policies and results.

@@ -29,7 +29,8 @@ class Pretrain:
 
         torchrun --nproc-per-node 2 -m sb3_pwm.pretrain --dataset data/mt80 --size 48M --out wm.safetensors
 
-    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
+    :param dataset: Data: Minari ids or folders, TD-MPC2's .pt files, the folder of a stored data set, or replay buffers
+        of SB3: TASK=FILE.pkl, or a file with the name of its task, such as Hopper-v5.pkl.
     :param out: File of the model, *.safetensors.
     :param tasks: Names of the tasks to train on. Default: all tasks of the data.
     :param storage: Folder to store the data in and map it from, for data that is larger than memory. If it holds the
@@ -116,7 +117,7 @@ def open_data(sources: tuple[str, ...], tasks: tuple[str, ...] = (), storage: Pa
     """
     Open the data of a run.
 
-    :param sources: Minari ids or folders, TD-MPC2's .pt files, or the folder of a stored data set.
+    :param sources: What ``OfflineDataset.load`` takes.
     :param tasks: Names of the tasks to keep, in this order. Empty: all tasks.
     :param storage: Folder to store the data in. If it holds the data of these sources already, it is used.
     :return: The data set.

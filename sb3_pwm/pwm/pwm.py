@@ -150,7 +150,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         saved model holds its world model: loading needs no other file. None: the one in ``policy_kwargs``, else
         ``"200K"``.
     :param dataset: Offline data that fills the replay buffer: an :class:`~sb3_pwm.data.OfflineDataset`, the folder of a
-        stored one, or Minari ids or folders.
+        stored one, Minari ids or folders, or files of replay buffers, see :meth:`OfflineDataset.load`.
     :param task: Name of the task, if the world model or the data has several. None: the task that is named like the
         environment.
     :param offline: Whether :meth:`learn` learns from the replay buffer alone.

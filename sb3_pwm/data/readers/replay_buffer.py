@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +19,33 @@ from sb3_pwm.data.cleaning import check_continuous
 from sb3_pwm.data.flattening import check_can_be_flattened, flatten_observations
 from sb3_pwm.data.replay_buffer import SequenceReplayBuffer, check_stored_actions
 from sb3_pwm.data.types import Episode, SourceEpisode
+
+
+class ReplayBufferFile(NamedTuple):
+    """File of a replay buffer, and the task it was filled in."""
+
+    task: str
+    path: Path
+
+
+def replay_buffer_file(source: str | Path) -> ReplayBufferFile | None:
+    """
+    Tell whether a source of data is the file of a replay buffer (.pkl).
+
+    :param source: ``TASK=FILE``, or the file alone. The task is the name of the file then; where that is no name of a
+        task (rl-zoo3's ``Hopper-v5_1/replay_buffer.pkl``, checkpoints), it is the folder's, without its number.
+    :return: The task and the file; None if it is another source.
+    """
+    path, task = Path(source), ""
+    if path.suffix != ".pkl":
+        return None
+    name, _, file = str(source).partition("=")
+    if file and len(Path(name).parts) == 1 and not path.exists():  # else the path itself has the sign
+        path, task = Path(file), name
+    if not task:
+        folder = path.resolve().parent.name
+        task = re.sub(r"_\d+$", "", folder) if "replay_buffer" in path.stem else path.stem
+    return ReplayBufferFile(task, path)
 
 
 def read_replay_buffer(path: str | Path) -> ReplayBuffer:
@@ -132,3 +160,16 @@ def replay_buffer_episodes(
         yield SourceEpisode(task, episode, f"episode {number} of {where}")
     if number < 0:
         raise ValueError(f"{where} holds {buffer.size()} steps and no complete episode.")
+
+
+def replay_buffer_file_episodes(files: Sequence[ReplayBufferFile]) -> Iterator[SourceEpisode]:
+    """
+    Read the complete episodes of several replay buffers. Those of one task are joined.
+
+    :param files: The files.
+    :return: Iterator of the episodes.
+    :raises FileNotFoundError: If a file does not exist.
+    :raises ValueError: If one is no replay buffer that can be read, or holds no complete episode.
+    """
+    for task, path in files:
+        yield from replay_buffer_episodes(path, task)
