@@ -94,6 +94,29 @@ def test_sequences_are_uniform_or_tasks_are(two_tasks):
     assert float(by_task.task.float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
+def test_ends_of_episodes_are_sampled_more_often_on_request():
+    dataset = make(
+        ("walk", numbered(100, 0, terminated=True)), ("walk", numbered(100, 200)),
+        ("walk", numbered(5, 400, terminated=True)), ("swim", numbered(10, 600)),
+    )  # fmt: skip
+    batch = dataset.sample(40_000, 3, np.random.default_rng(0), "task", ends_fraction=0.5)
+    starts = batch.observations[0, :, 0].numpy()
+    counts = dict(zip(*np.unique(starts, return_counts=True), strict=True))
+    assert sum(n for start, n in counts.items() if start >= 600) == pytest.approx(20_000, rel=0.05)
+    assert set(counts) == {*range(100), *range(200, 298), *range(400, 405), *range(600, 608)}
+    # Half of walk's 20,000 sequences are of all 98 + 98 + 3 starts. The other half is of both episodes that terminated:
+    # each of the last 16 steps is as often the first, and the short episode has its first step for those it lacks.
+    assert counts[50.0] == pytest.approx(10_000 / 199, rel=0.5)
+    for start in (84.0, 90.0, 99.0, 404.0):
+        assert counts[start] == pytest.approx(5_000 / 16 + 10_000 / 199 * (start not in (99.0, 404.0)), rel=0.2)
+    assert counts[400.0] == pytest.approx(5_000 * 12 / 16 + 10_000 / 199, rel=0.1)
+    last = starts == 99.0
+    np.testing.assert_array_equal(batch.terminations[:, last].numpy().T, np.tile([1.0, 0.0, 0.0], (last.sum(), 1)))
+    np.testing.assert_array_equal(batch.mask[:, last].numpy().T, np.tile([1.0, 0.0, 0.0], (last.sum(), 1)))
+    with pytest.raises(ValueError, match="ends_fraction"):
+        dataset.sample(4, 3, np.random.default_rng(0), ends_fraction=1.5)
+
+
 def test_the_generator_decides_the_batch(two_tasks):
     first, again, other = (two_tasks.sample(8, 2, np.random.default_rng(seed)) for seed in (3, 3, 4))
     for one, two in zip(first[:5], again[:5], strict=True):

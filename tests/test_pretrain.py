@@ -281,7 +281,16 @@ def test_bad_arguments_are_refused(dataset, tmp_path):
         run(dataset, tmp_path / "wm.safetensors", dataclasses.replace(SETTINGS, grad_accumulation_steps=3))
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         run(dataset, tmp_path / "wm.zip")
-    wrong = dict(steps=0, learning_rate=0.0, rho=2.0, balance="no", precision="int8", seed=-1, validation_fraction=1.0)
+    wrong = dict(
+        steps=0,
+        learning_rate=0.0,
+        rho=2.0,
+        balance="no",
+        ends_fraction=-0.1,
+        precision="int8",
+        seed=-1,
+        validation_fraction=1.0,
+    )
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=f"{name} must"):
             dataclasses.replace(SETTINGS, **{name: value})

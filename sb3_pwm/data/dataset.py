@@ -24,6 +24,8 @@ from sb3_pwm.data.types import SequenceBatch, SourceEpisode, TaskData
 
 BALANCES = ("size", "task")
 """Valid values of ``balance``, see :meth:`OfflineDataset.sample`"""
+LAST_STEPS = 16
+"""Number of steps before a termination that are sampled more often, see :meth:`OfflineDataset.sample`"""
 
 
 class OfflineDataset:
@@ -138,7 +140,13 @@ class OfflineDataset:
         return OfflineDataset([kept for kept, _ in parts]), OfflineDataset([held_out for _, held_out in parts])
 
     def sample(
-        self, batch_size: int, horizon: int, rng: np.random.Generator, balance: str = "size", pin_memory: bool = False
+        self,
+        batch_size: int,
+        horizon: int,
+        rng: np.random.Generator,
+        balance: str = "size",
+        pin_memory: bool = False,
+        ends_fraction: float = 0.0,
     ) -> SequenceBatch:
         """
         Sample sequences of consecutive steps. Each sequence is from one episode.
@@ -152,6 +160,10 @@ class OfflineDataset:
         :param balance: How often a task is sampled. ``"size"``: in proportion to the number of its sequences.
             ``"task"``: as often as every other task.
         :param pin_memory: Whether the tensors are in page-locked memory, from which copies to a GPU are asynchronous.
+        :param ends_fraction: Fraction of the sequences that are of the last :data:`LAST_STEPS` steps of an episode that
+            terminated, where the task has such an episode. They may begin as late as in the last step; the mask is zero
+            after it. All steps of these are equally likely to be the first, so that terminations and the steps before
+            them stay as frequent as each other.
         :return: The sequences on the CPU, padded to :attr:`observation_dim` and :attr:`action_dim`. The task indices
             are indices into :attr:`tasks`, and are given for a single task too.
         :raises ValueError: If ``balance`` is another value, or a number is not positive.
@@ -159,6 +171,7 @@ class OfflineDataset:
         check_number("batch_size", batch_size, 1, integer=True)
         check_number("horizon", horizon, 1, integer=True)
         check_choice("balance", balance, BALANCES)
+        check_number("ends_fraction", ends_fraction, 0.0, 1.0)
         ends = self._sequence_ends(horizon)
         weights = np.array([end[-1] if balance == "size" else 1.0 for end in ends], np.float64)
         chosen = np.sort(rng.choice(len(self.data), size=batch_size, p=weights / weights.sum()))
@@ -178,7 +191,7 @@ class OfflineDataset:
         for number in np.unique(chosen):
             first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
             columns = slice(first, last + 1)  # the columns of a task are neighbors, because the tasks are sorted
-            self._gather(self.data[number], ends[number], horizon, rng, [a[:, columns] for a in arrays])
+            self._gather(self.data[number], ends[number], horizon, rng, ends_fraction, [a[:, columns] for a in arrays])
         return batch
 
     def _sequence_ends(self, horizon: int) -> list[NDArray[np.int64]]:
@@ -193,6 +206,7 @@ class OfflineDataset:
         ends: NDArray[np.int64],
         horizon: int,
         rng: np.random.Generator,
+        ends_fraction: float,
         out: list[NDArray[np.float32]],
     ) -> None:
         """
@@ -202,12 +216,19 @@ class OfflineDataset:
         :param ends: Number of sequences in the first 1, 2, ... episodes, see :meth:`_sequence_ends`.
         :param horizon: Number of steps in a sequence, H.
         :param rng: Random number generator.
+        :param ends_fraction: Fraction of the sequences that are at the ends of episodes that terminated.
         :param out: Columns of the batch: observations, actions, rewards, terminations and mask. They are zero.
         """
         observations, actions, rewards, terminations, mask = out
         position = rng.integers(0, ends[-1], size=rewards.shape[1])
         episodes = np.searchsorted(ends, position, side="right")
         offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,), index of the first step
+        terminated = np.flatnonzero(task.terminated)
+        if ends_fraction > 0.0 and len(terminated):
+            at_end = rng.random(len(episodes)) < ends_fraction
+            episodes[at_end] = rng.choice(terminated, at_end.sum())
+            before_end = rng.integers(1, LAST_STEPS + 1, at_end.sum())
+            offsets[at_end] = np.maximum(task.lengths[episodes[at_end]] - before_end, 0)
         steps = offsets + np.arange(horizon + 1)[:, None]  # (H + 1, B)
         lengths = task.lengths[episodes]
         rows = task.first[episodes] + np.minimum(steps, lengths)  # the last observation is repeated after the end

@@ -57,7 +57,9 @@ def batches(
                 if stopped.is_set():
                     return
                 rng = np.random.default_rng([config.seed, step])
-                batch = dataset.sample(config.batch_size, config.horizon, rng, config.balance, pin)
+                batch = dataset.sample(
+                    config.batch_size, config.horizon, rng, config.balance, pin, config.ends_fraction
+                )
                 put(columns_of(batch, slice(context.rank, None, context.size)))
         except BaseException as error:
             put(error)

@@ -32,6 +32,8 @@ class PretrainConfig:
     :param rho: Decay of the weights in the loss. Step t of a sequence has weight rho ** t.
     :param balance: How often a task is sampled: in proportion to the number of its sequences (size), or as often as
         every other task (task).
+    :param ends_fraction: Fraction of a task's sequences that are of the last steps of an episode that terminated, where
+        there are such episodes. Otherwise a model sees ends too rarely to learn them, and imagines that nothing ends.
     :param grad_accumulation_steps: Number of parts into which each process cuts its batch. More parts need less memory
         for the same update.
     :param precision: float32, or bfloat16 for matrix products in bfloat16 (torch.autocast).
@@ -48,6 +50,7 @@ class PretrainConfig:
     final_lr_fraction: float = 0.1
     rho: float = 0.99
     balance: Literal["size", "task"] = "task"
+    ends_fraction: float = 0.125
     grad_accumulation_steps: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: float = 0.05
@@ -65,6 +68,7 @@ class PretrainConfig:
         check_number("learning_rate", self.learning_rate, 0.0, above=True)
         check_number("final_lr_fraction", self.final_lr_fraction, 0.0, 1.0)
         check_number("rho", self.rho, 0.0, 1.0)
+        check_number("ends_fraction", self.ends_fraction, 0.0, 1.0)
         check_number("validation_fraction", self.validation_fraction, 0.0, 1.0, above=True, below=True)
         check_choice("balance", self.balance, BALANCES)
         check_choice("precision", self.precision, PRECISIONS)
