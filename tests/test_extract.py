@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+from multiprocessing.popen_spawn_posix import Popen
 
 import numpy as np
 import pandas as pd
@@ -294,6 +295,22 @@ def test_an_interruption_ends_the_workers(folder, tmp_path, capsys):
     assert error.value.code == 130
     assert not workers()
     assert "sb3-pwm extract: interrupted.\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interruption_while_a_worker_starts_ends_it(folder, tmp_path, monkeypatch):
+    """The process runs already, and is not yet known to be a child."""
+    launch = Popen._launch
+
+    def launch_and_interrupt(self, process):
+        launch(self, process)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Popen, "_launch", launch_and_interrupt)
+    with pytest.raises(SystemExit) as error:
+        extract(folder, *TWO_TASKS, "--out", tmp_path, "--jobs", 2)
+    assert error.value.code == 130
+    assert not workers()
 
 
 def test_live_table_tells_what_runs_and_what_is_done(tmp_path, capsys):

@@ -1,12 +1,13 @@
 """Extractions one after the other, or several at a time in processes of their own."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
@@ -160,8 +161,9 @@ def extract_in_processes(
             while waiting and idle:
                 pool, (job, attempt) = idle.pop(), waiting[0]
                 try:
-                    running[pool.submit(_work, job)] = job, attempt, pool
-                    waiting.popleft()
+                    with _interruptions_wait():  # submitting starts the process
+                        running[pool.submit(_work, job)] = job, attempt, pool
+                        waiting.popleft()
                 except BrokenProcessPool:  # killed before it had work
                     idle.append(start())
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -183,6 +185,22 @@ def extract_in_processes(
             pool.shutdown(cancel_futures=True)
         for process in workers:  # an interruption between two lines may have left a pool in neither list
             process.join()
+
+
+@contextlib.contextmanager
+def _interruptions_wait() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a block. A process that is interrupted while it starts is nobody's child."""
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield
+        return
+    arrived: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+    if arrived:
+        signal.raise_signal(signal.SIGINT)
 
 
 _worker: tuple[CommonSettings, OfflineDataset, Progress]
