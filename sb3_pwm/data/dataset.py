@@ -223,8 +223,7 @@ class OfflineDataset:
         position = rng.integers(0, ends[-1], size=rewards.shape[1])
         episodes = np.searchsorted(ends, position, side="right")
         offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,), index of the first step
-        terminated = np.flatnonzero(task.terminated)
-        if ends_fraction > 0.0 and len(terminated):
+        if ends_fraction > 0.0 and len(terminated := np.flatnonzero(task.terminated)):
             at_end = rng.random(len(episodes)) < ends_fraction
             episodes[at_end] = rng.choice(terminated, at_end.sum())
             before_end = rng.integers(1, LAST_STEPS + 1, at_end.sum())

@@ -50,7 +50,7 @@ def check_sources(recorded: Any, sources: Sequence[str | Path], folder: Path) ->
         try:
             now.append(_describe(source))
         except FileNotFoundError as error:
-            former = known.get(str(source), known.get(str(_path(source).resolve())))
+            former = known.get(str(source), known.get(str(_split(source)[1].resolve())))
             if former is None:
                 raise ValueError(
                     f"{source} does not exist, and {folder} was not made of it, but of "
@@ -76,20 +76,19 @@ def check_sources(recorded: Any, sources: Sequence[str | Path], folder: Path) ->
     )
 
 
-def _path(source: str | Path) -> Path:
-    """:return: Path of a source, without the name of a task."""
+def _split(source: str | Path) -> tuple[str, Path]:
+    """:return: What the names of files get in front, ``TASK=`` for a replay buffer, and the path of a source."""
     buffer = replay_buffer_file(source)
-    return Path(source) if buffer is None else buffer.path
+    return ("", Path(source)) if buffer is None else (f"{buffer.task}=", buffer.path)
 
 
 def _describe(source: str | Path) -> dict[str, Any]:
-    path, buffer = _path(source), replay_buffer_file(source)
-    if buffer is not None and not path.is_file():
+    prefix, path = _split(source)
+    if prefix and not path.is_file():
         raise FileNotFoundError(f"There is no replay buffer {path}.")
-    task = "" if buffer is None else f"{buffer.task}="
     chunks = [path] if path.is_file() else sorted(path.glob("*.pt"))
     if chunks:
-        content = [[task + chunk.name, _fingerprint([chunk])] for chunk in chunks]
+        content = [[prefix + chunk.name, _fingerprint([chunk])] for chunk in chunks]
     else:
         content = [
             [read_metadata(found)["dataset_id"], _fingerprint(sorted((found / "data").rglob("*")))]
