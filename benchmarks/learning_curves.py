@@ -1,17 +1,19 @@
 """
-Learning curves of PWM and SAC: run them, queue them, plot them, tabulate them.
+Learning curves of PWM, SAC, TQC and CrossQ: run them, queue them, plot them, tabulate them.
 
 One run is one process on one core. Its result is one CSV file, which grows by a line at every evaluation::
 
     python benchmarks/learning_curves.py run --algo pwm --env Walker-walk --seed 0 --steps 30000
     python benchmarks/learning_curves.py sweep --jobs 2          # every run behind the table of docs/results.md
+    python benchmarks/learning_curves.py sweep pwm,dmc21,0,50000 sac,Ant-v5,0-1,50000 --minutes 120   # in pieces
     python benchmarks/learning_curves.py plot                    # <out>/<env>.png and <out>/overview.png
     python benchmarks/learning_curves.py table                   # the Markdown table
+    python benchmarks/learning_curves.py compare                 # beside published scores at 100,000 steps
     python benchmarks/learning_curves.py aggregate               # interquartile means with bootstrap intervals
 
-Both algorithms take the same path: rl-zoo3's own ExperimentManager builds the environments and the model, PWM from
-hyperparams/pwm.yml and SAC from rl-zoo3's sac.yml. The clocks stand still during evaluations. ``--algo shac`` learns in
-the simulators in torch, see true_dynamics.py.
+All take the same path: rl-zoo3's own ExperimentManager builds the environments and the model, PWM from
+hyperparams/pwm.yml and the others from rl-zoo3's files. Evaluations always have the same start states, and the clocks
+stand still during them. ``--algo shac`` learns in the simulators in torch, see true_dynamics.py.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from curves.plots import plot
+from curves.published import DMC21, SCORES, published_scores
 from curves.queues import parse_runs, preset_runs, run_queue, select
 from curves.reading import is_finished, read_curves
 from curves.runs import ALGOS, SEEDS, TASK_OF, Run, train
-from curves.tables import make_aggregates, make_table
+from curves.tables import compare_with_published, make_aggregates, make_table
 from shac.training import train as train_shac
 
 DEFAULT_OUT = Path("docs/curves")
@@ -85,7 +88,7 @@ def sweep_command(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)  # so that the runs end with the sweep
     try:
-        return 1 if run_queue(runs, args.out, args.logs, cores) else 0
+        return 1 if run_queue(runs, args.out, args.logs, cores, minutes=args.minutes) else 0
     except KeyboardInterrupt:
         print("Interrupted: the same command goes on with what is missing.", file=sys.stderr)
         return 130
@@ -108,7 +111,17 @@ def table_command(args: argparse.Namespace) -> int:
 
 def aggregate_command(args: argparse.Namespace) -> int:
     """The ``aggregate`` subcommand."""
-    print(make_aggregates(read_curves(args.out)))
+    print(make_aggregates(read_curves(args.out), args.labels))
+    return 0
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    """The ``compare`` subcommand."""
+    known = set(published_scores()["method"])
+    if unknown := [method for method in args.methods if method not in known]:
+        raise SystemExit(f"No scores of {', '.join(unknown)} are in {SCORES.name}. It has {', '.join(sorted(known))}.")
+    envs = DMC21 if args.dmc21 else ()
+    print(compare_with_published(read_curves(args.out), args.env_steps, args.methods, args.labels, envs))
     return 0
 
 
@@ -162,12 +175,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=parse_runs,
         metavar="algo,env,seeds,steps",
-        help="such as pwm,Walker-walk,0-2,30000 (default: every run behind the table)",
+        help="such as pwm,Walker-walk,0-2,30000; dmc21 as environment stands for 21 (default: every run behind the "
+        "table)",
     )
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each (default: %(default)s)")
     sweep.add_argument("--cores", type=int, nargs="+", help="cores to use (default: the first ones)")
     sweep.add_argument("--only", default="", help="filter such as Walker-walk,pwm,0")
     sweep.add_argument("--sac-factor", type=int, default=3, help="how much longer SAC may take to reach the score")
+    sweep.add_argument("--minutes", type=float, help="time after which no further run starts (default: no limit)")
     sweep.add_argument("--logs", type=Path, default=DEFAULT_LOGS, help="folder of the output (default: %(default)s)")
     sweep.add_argument("--dry-run", action="store_true", help="print the queue only")
     variant(sweep)
@@ -180,7 +195,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for sub in (pictures, table):
         sub.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="wall-clock or process CPU time")
-    command("aggregate", aggregate_command, "print means and interquartile means over the DMControl tasks")
+    aggregate = command("aggregate", aggregate_command, "print means and interquartile means over DMControl tasks")
+    compare = command("compare", compare_command, "print scores beside published ones as a Markdown table")
+    compare.add_argument(
+        "--env-steps", type=int, default=100_000, help="environment steps to compare at (default: %(default)s)"
+    )
+    compare.add_argument(
+        "--methods",
+        nargs="+",
+        default=["bro_utd10", "simbaV2_utd8", "drq", "simbaV2_utd2", "tdmpc2", "dreamerv3(tdmpc2repo)", "sac"],
+        help="published methods (default: %(default)s)",
+    )
+    compare.add_argument("--dmc21", action="store_true", help="a row for each of the 21 tasks, learned or not")
+    for sub, labels in ((aggregate, ["PWM", "SAC"]), (compare, ["PWM"])):
+        sub.add_argument(
+            "--labels",
+            nargs="+",
+            default=labels,
+            help='algorithms and variants of them, such as SAC or "PWM wide" (default: %(default)s)',
+        )
     return parser
 
 

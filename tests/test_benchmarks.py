@@ -10,20 +10,26 @@ import sys
 import tarfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from PIL import Image
 from scripts import load_script
+
+from sb3_pwm import PWM
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "learning_curves.py"
 sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run there
 
 from curves.meaning import same_meaning  # noqa: E402
+from curves.published import DMC21, published_means  # noqa: E402
 from curves.queues import parse_runs, preset_runs, select  # noqa: E402
 from curves.reading import is_finished, read_curve, read_curves, target_of  # noqa: E402
-from curves.runs import COLUMNS, TASK_OF, Run, action_repeat, hyperparams_of  # noqa: E402
-from curves.tables import make_aggregates, make_table  # noqa: E402
+from curves.runs import COLUMNS, TASK_OF, Run, action_repeat, hyperparams_of, train  # noqa: E402
+from curves.tables import make_aggregates, make_table, score_cell  # noqa: E402
 
 learning_curves = load_script(SCRIPT)
 true_dynamics = load_script(SCRIPT.with_name("true_dynamics.py"))
@@ -62,7 +68,7 @@ def walker(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("algo", ["pwm", "sac"])
+@pytest.mark.parametrize("algo", ["pwm", "sac", "crossq"])
 def test_run_evaluates_and_writes_the_curve(tmp_path: Path, algo: str) -> None:
     arguments = ["run", "--algo", algo, "--env", "Pendulum-v1", "--seed", "3", "--steps", "160", "--eval-freq", "80"]
     arguments += ["--eval-episodes", "1", "--hyperparams", '{"learning_starts": 120}', "--tag", "tiny"]
@@ -125,6 +131,71 @@ def test_sweep_runs_what_is_missing_and_skips_the_rest(tmp_path: Path, capsys: p
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["to", "done"]
 
 
+def test_a_run_that_diverged_keeps_its_evaluations_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updates = iter(range(10_000))
+    original = PWM._update_critics
+
+    def diverge(self: PWM, *args: Any) -> None:
+        if next(updates) == 50:
+            with th.no_grad():
+                next(iter(self.critic.parameters())).fill_(float("nan"))
+        original(self, *args)
+
+    monkeypatch.setattr(PWM, "_update_critics", diverge)
+    run = Run("pwm", "Pendulum-v1", 0, 200, 50, eval_episodes=1, hyperparams='{"learning_starts": 20}')
+    train(run, tmp_path)
+    assert "DIVERGED after" in capsys.readouterr().out
+    curves = read_curves(tmp_path)
+    assert curves["agent_steps"].tolist() == [50] and curves["diverged"].all()
+    assert is_finished(run, tmp_path), "it would diverge again"
+    assert score_cell(curves, 200).endswith(", diverged at 50)")
+
+
+def test_evaluations_have_the_same_starts(tmp_path: Path) -> None:
+    returns = []
+    for seed in (0, 1):  # before the first update, a policy of zeros
+        run = Run("pwm", "Pendulum-v1", seed, 80, 40, eval_episodes=2, hyperparams='{"learning_starts": 1000}')
+        train(run, tmp_path)
+        curve = read_curve(run.csv_path(tmp_path))
+        assert curve["mean_return"][0] == curve["mean_return"][1]
+        returns.append(curve["mean_return"][0])
+    # Untrained actors differ by little more than nothing, other start states by hundreds.
+    assert returns[0] == pytest.approx(returns[1], abs=20)
+
+
+def test_no_run_starts_after_the_given_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ["sweep", "--jobs", "1", "--out", str(tmp_path), "--logs", str(tmp_path / "logs"), "--minutes", "0"]
+    assert learning_curves.main([*sweep, "pwm,dmc21,0,50000"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "21 runs, 0 of them finished before",
+        "0 minutes are over: 21 runs are left for the next call",
+    ]
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_published_scores_beside_the_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(env in gym.registry for env in DMC21)
+    assert all(len(published_means(env, 100_000)) > 10 for env in (*DMC21, "Hopper-v5", "Dog-run"))
+    write_curve(tmp_path, "pwm", "Walker-walk", 0, [(25_000, 100, 500), (50_000, 200, 920)])
+    write_curve(tmp_path, "pwm", "Cartpole-swingup", 0, [(50_000, 200, 800)])
+    write_curve(tmp_path, "pwm", "Ant-v5", 0, [(100_000, 200, 5_000)])
+    write_curve(tmp_path, "sac", "Walker-walk", 0, [(50_000, 150, 700)])
+    compare = ["compare", "--out", str(tmp_path), "--labels", "PWM", "SAC", "--methods", "tdmpc2"]
+    assert learning_curves.main(compare) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| | PWM | SAC | tdmpc2 |",
+        "|---|---|---|---|",
+        "| Cartpole-swingup | **800** (800) | - | 839 |",
+        "| Walker-walk | **920** (920) | **700** (700) | 962 |",
+        "| Ant-v5 | **5000** (5000) | - | - |",
+        "| mean of 2 tasks of DMControl | 860 | 700 (1 of 2) | 901 |",
+    ]
+    with pytest.raises(SystemExit, match="No scores of dreamer are in online_anchors.csv"):
+        learning_curves.main([*compare, "--methods", "dreamer"])
+
+
 def test_hyperparameters_come_from_the_zoos_files() -> None:
     assert hyperparams_of("pwm", "Walker-walk")[1] == "hyperparams/pwm.yml, Walker-walk"
     assert hyperparams_of("pwm", "Fish-swim")[1] == "hyperparams/pwm.yml, default"
@@ -134,6 +205,9 @@ def test_hyperparameters_come_from_the_zoos_files() -> None:
     walker, source = hyperparams_of("sac", "Walker-walk")
     assert walker["learning_starts"] == 1_000
     assert source.startswith("SB3's SAC defaults")
+    assert hyperparams_of("crossq", "Walker-walk")[0]["learning_starts"] == 1_000
+    assert hyperparams_of("tqc", "Pendulum-v1")[1] == "rl-zoo3's tqc.yml, Pendulum-v1"
+    assert hyperparams_of("tqc", "LunarLander-v3")[1] == "SB3's TQC defaults"
     assert [action_repeat(env) for env in ("Walker-walk", "Hopper-v5")] == [2, 1]
 
 

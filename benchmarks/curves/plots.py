@@ -17,13 +17,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from curves.published import DRAWN, published_means
 from curves.reading import CLOCKS, target_of, task_of
-from curves.runs import PUBLISHED_AT, TASKS, Task
+from curves.runs import TASKS, Task
 
-COLORS = {"PWM": "#0b62a4", "SAC": "#d1651a"}
-OTHER_COLORS = ("#3a8f5c", "#8b4fa3", "#7a5c3e", "#c23b67", "#5b6770", "#a38a00")
-PUBLISHED_COLORS = {"TD-MPC2": "#3a8f5c", "SAC": "#d1651a", "DreamerV3": "#8b4fa3"}
-PUBLISHED_MARKERS = {"TD-MPC2": "D", "SAC": "o", "DreamerV3": "s"}
+COLORS = {"PWM": "#0b62a4", "SAC": "#d1651a", "TQC": "#c23b67", "CROSSQ": "#5b6770"}
+OTHER_COLORS = ("#3a8f5c", "#8b4fa3", "#7a5c3e", "#a38a00")
+PUBLISHED_AT = 100_000
+"""Number of environment steps whose published scores are drawn"""
+PUBLISHED_COLORS = {"TD-MPC2": "#3a8f5c", "SimbaV2": "#a38a00", "SAC": "#d1651a", "DreamerV3": "#8b4fa3"}
+PUBLISHED_MARKERS = {"TD-MPC2": "D", "SimbaV2": "^", "SAC": "o", "DreamerV3": "s"}
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,7 +38,8 @@ STYLE: Any = {
 
 def draw_curves(axes: Axes, curves: pd.DataFrame, clock: str, unit: float) -> None:
     """
-    Draw the curves of one task: every seed thin, their range shaded, their mean thick as far as all seeds go.
+    Draw the curves of one task: every seed thin, their mean thick as far as all seeds go, shaded its 95% bootstrap
+    interval.
 
     :param axes: Where to draw.
     :param curves: Evaluations on the task.
@@ -55,7 +59,7 @@ def draw_curves(axes: Axes, curves: pd.DataFrame, clock: str, unit: float) -> No
         common = common.assign(x=common.groupby("agent_steps")["x"].transform("mean"))
         name = f"{label} ({n_seeds} seed{'s' if n_seeds > 1 else ''})"
         sns.lineplot(
-            common, x="x", y="mean_return", errorbar=("pi", 100), color=color, linewidth=2.2, label=name,
+            common, x="x", y="mean_return", errorbar=("ci", 95), seed=0, color=color, linewidth=2.2, label=name,
             err_kws=dict(alpha=0.13, linewidth=0), ax=axes,
         )  # fmt: skip
 
@@ -74,9 +78,11 @@ def draw_task(axes: Axes, task: Task, curves: pd.DataFrame, clock: str, publishe
     draw_curves(axes, curves, clock, unit := 60.0 if clock != "env_steps" and limit > 900 else unit)
     if clock == "env_steps":
         limit = task.steps * task.action_repeat
-        if published and task.published:
+        means = published_means(task.env, PUBLISHED_AT)
+        scores = {name: means[method] for name, method in DRAWN.items() if method in means}
+        if published and scores:
             limit = max(limit, PUBLISHED_AT)
-            for name, score in task.published.items():
+            for name, score in scores.items():
                 color = PUBLISHED_COLORS[name]
                 (point,) = axes.plot(PUBLISHED_AT, score, PUBLISHED_MARKERS[name], color=color, clip_on=False)
                 point.set(label=f"{name}, published", markersize=6, markerfacecolor="none", markeredgewidth=1.6)

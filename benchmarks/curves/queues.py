@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from curves.published import DMC21
 from curves.reading import is_finished, read_curve
 from curves.runs import ALGOS, IMAGE_TASKS, TASK_OF, TASKS, Run
 
@@ -35,7 +36,8 @@ def preset_runs(seeds: Iterable[int], sac_factor: int) -> list[Run]:
 
 def parse_runs(text: str) -> list[Run]:
     """
-    :param text: ``algo,env,seeds,steps``, the seeds being one (``0``), several (``0+3``) or a range (``0-2``).
+    :param text: ``algo,env,seeds,steps``, the seeds being one (``0``), several (``0+3``) or a range (``0-2``). The
+        environment ``dmc21`` stands for those of :data:`~curves.published.DMC21`.
     :return: The runs.
     :raises argparse.ArgumentTypeError: If it is of another form.
     """
@@ -45,10 +47,11 @@ def parse_runs(text: str) -> list[Run]:
         for part in seed_text.split("+"):
             first, _, last = part.partition("-")
             seeds.extend(range(int(first), int(last or first) + 1))
-        eval_freq = TASK_OF[env].eval_freq if env in TASK_OF else max(int(steps) // 20, 1)
         if algo not in ALGOS:
             raise ValueError(algo)
-        return [Run(algo, env, seed, int(steps), eval_freq) for seed in seeds]
+        envs = DMC21 if env == "dmc21" else (env,)
+        every = {env: TASK_OF[env].eval_freq if env in TASK_OF else max(int(steps) // 20, 1) for env in envs}
+        return [Run(algo, env, seed, int(steps), every[env]) for seed in seeds for env in envs]
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not algo,env,seeds,steps with algo one of {', '.join(ALGOS)}, as in pwm,Walker-walk,0-2,30000"
@@ -73,7 +76,14 @@ def select(runs: Sequence[Run], only: str) -> list[Run]:
     return [r for r in runs if r.env in wanted[0] and r.algo in wanted[1] and str(r.seed) in wanted[2]]
 
 
-def run_queue(runs: Sequence[Run], out: Path, logs: Path, cores: Sequence[int], poll_seconds: float = 1.0) -> int:
+def run_queue(
+    runs: Sequence[Run],
+    out: Path,
+    logs: Path,
+    cores: Sequence[int],
+    poll_seconds: float = 1.0,
+    minutes: float | None = None,
+) -> int:
     """
     Run a queue. A run that fails is reported and the others go on. When this process ends early, its runs end with it.
 
@@ -82,15 +92,19 @@ def run_queue(runs: Sequence[Run], out: Path, logs: Path, cores: Sequence[int], 
     :param logs: Folder of the runs' output.
     :param cores: Cores to use, a run on each.
     :param poll_seconds: Seconds between looks at the runs.
+    :param minutes: Time after which no further run starts; those that have started go on to their ends. None: no limit.
     :return: The number of runs that failed.
     """
     queue = [run for run in runs if not is_finished(run, out)]
     total, done, failed = len(runs), len(runs) - len(queue), 0
     print(f"{total} runs, {done} of them finished before", flush=True)
     slots: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
-    last_report = time.monotonic()
+    start = last_report = time.monotonic()
     try:
         while queue or slots:
+            if minutes is not None and queue and time.monotonic() - start >= 60.0 * minutes:
+                print(f"{minutes:g} minutes are over: {len(queue)} runs are left for the next call", flush=True)
+                queue.clear()
             for core in cores:
                 if core not in slots and queue:
                     run = queue.pop(0)

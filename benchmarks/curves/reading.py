@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from curves.runs import COLUMNS, TASK_OF, TASKS, Run, Task
+from curves.runs import COLUMNS, TASK_OF, TASKS, Run, Task, read_description
 
 CLOCKS = {"wall": "train_seconds", "cpu": "cpu_seconds"}
 
@@ -25,7 +25,8 @@ def read_curve(path: Path) -> pd.DataFrame:
     stem, _, seed = path.stem.rpartition("-seed")
     algo, _, tag = stem.partition("-")
     label = algo.upper() + (f" {tag}" if tag else "")
-    return curve.assign(algo=algo, env=path.parent.name, seed=int(seed), tag=tag, label=label)
+    diverged = "diverged" in read_description(path)
+    return curve.assign(algo=algo, env=path.parent.name, seed=int(seed), tag=tag, label=label, diverged=diverged)
 
 
 def read_curves(folder: Path) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def read_curves(folder: Path) -> pd.DataFrame:
     """
     frames = [frame for path in sorted(folder.glob("*/*-seed*.csv")) if len(frame := read_curve(path))]
     if not frames:
-        return pd.DataFrame(columns=[*COLUMNS, "label"])
+        return pd.DataFrame(columns=[*COLUMNS, "label", "diverged"])
     order = {task.env: number for number, task in enumerate(TASKS)}
     curves = pd.concat(frames, ignore_index=True)
     curves["order"] = curves["env"].map(lambda env: order.get(env, len(order)))
@@ -50,13 +51,14 @@ def is_finished(run: Run, out: Path) -> bool:
 
     :param run: The run.
     :param out: Folder of the curves.
-    :return: Whether the curve is complete and was made with the present hyperparameters.
+    :return: Whether the curve is complete, or the run diverged, and was made with the present hyperparameters.
     """
     path = run.csv_path(out)
-    if not path.exists() or not run.current(path.with_suffix(".json")):
+    description = read_description(path)
+    if not path.exists() or not run.current(description):
         return False
     curve = read_curve(path)
-    return len(curve) > 0 and run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
+    return "diverged" in description or len(curve) > 0 and run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
 
 
 def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:
@@ -66,7 +68,7 @@ def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:
     :param curves: Evaluations of one algorithm on one task.
     :param agent_steps: The step.
     :return: One row for each seed: the first evaluation at or after the step, or the last evaluation if the run ended
-        before. The column ``reached`` is False in the second case.
+        or diverged before. The column ``reached`` is False in the second case.
     """
     rows = []
     for _, curve in curves.groupby("seed"):

@@ -31,8 +31,12 @@ from curves.meaning import same_meaning
 from sb3_pwm.common.evaluation import Row, TimedEvaluation
 
 ROOT = Path(__file__).resolve().parents[2]
-ALGOS = ("pwm", "sac", "shac")
+MODEL_FREE = ("sac", "tqc", "crossq")
+"""Algorithms of rl-zoo3 that PWM is compared with"""
+ALGOS = ("pwm", *MODEL_FREE, "shac")
 SEEDS = (0, 1, 2)
+EVALUATION_SEED = 10_000
+"""Seed of every evaluation of every run: all have the same start states, which no training run has."""
 
 TRAIN_METRICS = (
     "imagined_return",
@@ -54,7 +58,7 @@ COLUMNS = (
 )
 
 # SB3's default of 100 random steps is a fifth of a DMControl episode. These are two episodes.
-SAC_DMCONTROL = {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "learning_starts": 1000}
+MODEL_FREE_DMCONTROL = {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "learning_starts": 1000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,6 @@ class Task:
     :param eval_freq: Number of agent steps between evaluations.
     :param target: Score to reach. None: SAC's mean score at ``steps``.
     :param action_repeat: Number of environment steps per agent step.
-    :param published: Published mean returns at 100,000 environment steps.
     """
 
     env: str
@@ -75,16 +78,13 @@ class Task:
     eval_freq: int
     target: float | None
     action_repeat: int = 1
-    published: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-# The published scores are those of the results folder released with TD-MPC2 (Hansen, Su, Wang, 2024), 3 seeds each.
-PUBLISHED_AT = 100_000
 TASKS = (
     Task("Pendulum-v1", 3_000, 500, -200.0),
-    Task("Cartpole-swingup", 25_000, 2_500, 750.0, 2, {"TD-MPC2": 839.4, "SAC": 834.97, "DreamerV3": 676.73}),
-    Task("Walker-walk", 30_000, 2_500, 900.0, 2, {"TD-MPC2": 961.9, "SAC": 708.17, "DreamerV3": 630.13}),
-    Task("Cheetah-run", 50_000, 5_000, 520.0, 2, {"TD-MPC2": 519.13, "SAC": 310.13, "DreamerV3": 335.73}),
+    Task("Cartpole-swingup", 25_000, 2_500, 750.0, 2),
+    Task("Walker-walk", 30_000, 2_500, 900.0, 2),
+    Task("Cheetah-run", 50_000, 5_000, 520.0, 2),
     Task("Hopper-v5", 50_000, 5_000, None),
 )
 # Tasks with images, which the overview leaves out
@@ -99,7 +99,7 @@ class Run:
 
     :param algo: One of :data:`ALGOS`.
     :param env: Environment id.
-    :param seed: Seed of the environment and the learner. Evaluations have other seeds.
+    :param seed: Seed of the environment and the learner. Evaluations have :data:`EVALUATION_SEED`.
     :param steps: Number of agent steps at which the run ends.
     :param eval_freq: Number of agent steps between evaluations.
     :param eval_episodes: Number of episodes of an evaluation.
@@ -139,15 +139,15 @@ class Run:
             return True
         return self.stop_at is not None and best >= self.stop_at and agent_steps >= self.stop_after
 
-    def current(self, description: Path) -> bool:
+    def current(self, description: dict[str, Any]) -> bool:
         """
-        :param description: JSON file beside the curve.
+        :param description: Description of the curve; empty if there is none.
         :return: Whether the run had the hyperparameters that hyperparams/pwm.yml has now.
         """
-        if self.algo != "pwm" or not description.exists():
+        if self.algo != "pwm" or not description:
             return True
-        before = json.loads(description.read_text())["hyperparameters"]
-        return same_meaning(before, {**hyperparams_of(self.algo, self.env)[0], **json.loads(self.hyperparams)})
+        now = {**hyperparams_of(self.algo, self.env)[0], **json.loads(self.hyperparams)}
+        return same_meaning(description["hyperparameters"], now)
 
     def arguments(self) -> list[str]:
         """:return: The command line of the ``run`` subcommand."""
@@ -175,10 +175,10 @@ def hyperparams_of(algo: str, env_id: str) -> tuple[dict[str, Any], str]:
     """
     Look up the hyperparameters of an environment in the zoo's notation.
 
-    PWM has its entry in hyperparams/pwm.yml, else ``default``. SAC has its entry in rl-zoo3's sac.yml, else the entry
-    of another version of the same environment (Hopper-v4 for Hopper-v5), else SB3's defaults.
+    PWM has its entry in hyperparams/pwm.yml, else ``default``. The others have their entry in rl-zoo3's file, else the
+    entry of another version of the same environment (Hopper-v4 for Hopper-v5), else SB3's defaults.
 
-    :param algo: ``pwm`` or ``sac``.
+    :param algo: ``pwm``, or one of :data:`MODEL_FREE`.
     :param env_id: Environment id.
     :return: The hyperparameters, and where they come from in words.
     """
@@ -191,13 +191,17 @@ def hyperparams_of(algo: str, env_id: str) -> tuple[dict[str, Any], str]:
     versions = [key for key in entries if re.fullmatch(re.escape(base) + r"-v\d+", key)]
     if versions and base != env_id:
         return dict(entries[versions[-1]]), f"{source}, {versions[-1]}"
-    if algo == "sac" and env_id in {task.env for task in IMAGE_TASKS}:
+    if algo == "pwm":
+        return dict(entries["default"]), f"{source}, default"
+    defaults = f"SB3's {algo.upper()} defaults"
+    if env_id in {task.env for task in IMAGE_TASKS}:
         of_pwm, _ = hyperparams_of("pwm", env_id)
         shared = {name: of_pwm[name] for name in ("policy", "learning_starts", "buffer_size")}
-        return {"n_timesteps": 1_000_000, **shared}, f"SB3's SAC defaults, with {', '.join(shared)} of PWM"
-    if algo == "sac" and action_repeat(env_id) > 1:
-        return dict(SAC_DMCONTROL), f"SB3's SAC defaults, learning_starts {SAC_DMCONTROL['learning_starts']}"
-    return dict(entries["default"]), f"{source}, default"
+        return {"n_timesteps": 1_000_000, **shared}, f"{defaults}, with {', '.join(shared)} of PWM"
+    if action_repeat(env_id) > 1:
+        starts = MODEL_FREE_DMCONTROL["learning_starts"]
+        return dict(MODEL_FREE_DMCONTROL), f"{defaults}, learning_starts {starts}"
+    return {"n_timesteps": 1_000_000, "policy": "MlpPolicy"}, defaults
 
 
 def make_manager(run: Run, hyperparams: dict[str, Any], folder: Path) -> ExperimentManager:
@@ -224,13 +228,8 @@ def make_manager(run: Run, hyperparams: dict[str, Any], folder: Path) -> Experim
 
 
 def make_evaluation_env(manager: ExperimentManager, episodes: int) -> VecEnv:
-    """:return: Environments wrapped as those of training, with other seeds: one for each episode."""
-    seed = manager.seed
-    manager.seed = seed + 10_000
-    try:
-        return manager.create_envs(episodes, eval_env=True)
-    finally:
-        manager.seed = seed
+    """:return: Environments wrapped as those of training, one for each episode."""
+    return manager.create_envs(episodes, eval_env=True)
 
 
 def make_writer(run: Run, path: Path) -> Callable[[Row], bool]:
@@ -275,6 +274,7 @@ def make_callback(run: Run, eval_env: VecEnv, path: Path) -> TimedEvaluation:
         run.eval_freq,
         run.eval_episodes,
         at_end=True,
+        seed=EVALUATION_SEED,
         metrics=TRAIN_METRICS,
         on_evaluation=make_writer(run, path),
     )
@@ -293,14 +293,30 @@ def describe(run: Run, hyperparams: dict[str, Any], source: str, networks: nn.Mo
         "parameters": sum(parameter.numel() for parameter in networks.parameters()),
         "cpu": processor(),
         "threads": 1,
+        "evaluation_seed": EVALUATION_SEED,
         "python": platform.python_version(),
         "versions": versions,
     }
 
 
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """
+    :param path: CSV file of a run. Its description is beside it.
+    :param description: The description.
+    """
+    path.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """:param path: CSV file of a run. :return: Its description; empty if there is none."""
+    file = path.with_suffix(".json")
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
 def train(run: Run, out: Path) -> None:
     """
-    Train once and write the curve.
+    Train once and write the curve. A run that diverged says so in its description, and keeps its evaluations until
+    then.
 
     :param run: The run.
     :param out: Folder of the curves.
@@ -321,12 +337,16 @@ def train(run: Run, out: Path) -> None:
             assert experiment is not None
             model, _ = experiment
             eval_env = make_evaluation_env(manager, run.eval_episodes)
-        path.with_suffix(".json").write_text(
-            json.dumps(describe(run, hyperparams, source, model.policy), indent=2) + "\n"
-        )
+        description = describe(run, hyperparams, source, model.policy)
+        write_description(path, description)
         print(f"{run.algo} {run.env} seed {run.seed}: hyperparameters from {source}", flush=True)
         try:
             model.learn(manager.n_timesteps, callback=[*manager.callbacks, make_callback(run, eval_env, path)])
+        except ValueError as error:  # what PWM raises for a loss or gradient that is not finite
+            if "finite" not in str(error):
+                raise
+            write_description(path, {**description, "diverged": f"after {model.num_timesteps} steps: {error}"})
+            print(f"{run.algo} {run.env} seed {run.seed} DIVERGED after {model.num_timesteps} steps: {error}")
         finally:
             eval_env.close()
             if model.env is not None:

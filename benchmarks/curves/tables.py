@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
+from curves.published import DMC21, published_means
 from curves.reading import CLOCKS, scores_at, seconds_to, target_of, task_of
-from curves.runs import TASK_OF
 
 BOOTSTRAP_SAMPLES = 2_000
 
@@ -62,7 +63,8 @@ def score_cell(curves: pd.DataFrame, agent_steps: int) -> str:
         return "-"
     scores = scores_at(curves, agent_steps)
     each = [
-        f"{row.mean_return:.0f}" + ("" if row.reached else f" at {row.env_steps:,}")
+        f"{row.mean_return:.0f}"
+        + ("" if row.reached else f"{', diverged' if row.diverged else ''} at {row.env_steps:,}")
         for row in scores.itertuples(index=False)
     ]
     return f"**{scores['mean_return'].mean():.0f}** ({', '.join(each)})"
@@ -93,25 +95,71 @@ def ratio_cell(pwm: pd.DataFrame, sac: pd.DataFrame, target: float, clock: str) 
     return f"{bound}{theirs.mean() / ours.mean():.2g}"
 
 
-def make_aggregates(curves: pd.DataFrame, seed: int = 0) -> str:
+def compare_with_published(
+    curves: pd.DataFrame, env_steps: int, methods: Sequence[str], labels: Sequence[str], envs: Sequence[str] = ()
+) -> str:
     """
-    Aggregate the DMControl tasks that PWM and SAC have both learned, with 95% stratified bootstrap intervals.
+    Compare scores after a number of environment steps with published ones.
 
     :param curves: All evaluations.
-    :param seed: Seed of the bootstrap.
-    :return: A Markdown table: mean, median and interquartile mean of the returns divided by 1,000, and PWM's
-        probability of improvement over SAC. All tasks of an algorithm count with the same number of seeds.
+    :param env_steps: The number of environment steps.
+    :param methods: Published methods.
+    :param labels: Algorithms, and variants of them, of the curves.
+    :param envs: Environments, each a row. Empty: those that have a curve of the first label and a published score.
+    :return: A Markdown table. Its last row has means over the tasks of DMControl above, whose returns have one scale;
+        and over how many, where some are missing.
     """
-    scores: dict[str, dict[str, np.ndarray]] = {"PWM": {}, "SAC": {}}
+    published = {str(env): published_means(str(env), env_steps) for env in envs or curves["env"].unique()}
+    ours = set(curves.loc[curves["label"] == labels[0], "env"])
+    rows = [env for env, means in published.items() if envs or (env in ours and len(means))]
+    columns = [*labels, *methods]
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    values: dict[str, list[float]] = {column: [] for column in columns}
+    for env in rows:
+        of_env, cells = curves[curves["env"] == env], [env]
+        for label in labels:
+            of_label = of_env[of_env["label"] == label]
+            steps = env_steps // task_of(env, of_label).action_repeat if len(of_label) else 0
+            cells.append(score_cell(of_label, steps))
+            if len(of_label) and env in DMC21:
+                values[label].append(scores_at(of_label, steps)["mean_return"].mean())
+        for method in methods:
+            score = published[env].get(method)
+            cells.append("-" if score is None else f"{score:.0f}")
+            if score is not None and env in DMC21:
+                values[method].append(score)
+        lines.append("| " + " | ".join(cells) + " |")
+    n_tasks = len(set(rows) & set(DMC21))
+    means = [
+        (f"{np.mean(scores):.0f}" if scores else "-") + ("" if len(scores) == n_tasks else f" ({len(scores)} of {n_tasks})")
+        for scores in values.values()
+    ]
+    lines.append(f"| mean of {n_tasks} tasks of DMControl | " + " | ".join(means) + " |")
+    return "\n".join(lines)
+
+
+def make_aggregates(curves: pd.DataFrame, labels: Sequence[str] = ("PWM", "SAC"), seed: int = 0) -> str:
+    """
+    Aggregate the DMControl tasks that all of some algorithms have learned, with 95% stratified bootstrap intervals.
+
+    :param curves: All evaluations.
+    :param labels: The algorithms, and variants of them.
+    :param seed: Seed of the bootstrap.
+    :return: A Markdown table: mean, median and interquartile mean of the returns divided by 1,000, and the probability
+        of improvement of the first algorithm over each of the others. All tasks of an algorithm count with the same
+        number of seeds.
+    """
+    scores: dict[str, dict[str, np.ndarray]] = {label: {} for label in labels}
     for env, of_env in curves.groupby("env", sort=False):
-        task = TASK_OF.get(str(env))
-        if task is None or task.action_repeat != 2 or not {"PWM", "SAC"} <= set(of_env["label"]):
+        if env not in DMC21 or not set(labels) <= set(of_env["label"]):
             continue
-        for label in scores:
+        task = task_of(str(env), of_env)
+        for label in labels:
             of_label = of_env[of_env["label"] == label]
             scores[label][str(env)] = scores_at(of_label, task.steps)["mean_return"].to_numpy() / 1_000.0
-    if not scores["PWM"]:
-        return "No DMControl task has curves of both PWM and SAC."
+    first, *others = labels
+    if not scores[first]:
+        return f"No DMControl task has curves of all of {', '.join(labels)}."
     n_seeds = {label: min(map(len, of_task.values())) for label, of_task in scores.items()}
     matrices = {
         label: np.stack([values[: n_seeds[label]] for values in of_task.values()], axis=1)
@@ -132,7 +180,8 @@ def make_aggregates(curves: pd.DataFrame, seed: int = 0) -> str:
         low, high = intervals[label]
         cells = [f"{value:.2f} ({a:.2f} to {b:.2f})" for value, a, b in zip(values, low, high, strict=True)]
         lines.append(f"| {label} | {' | '.join(cells)} | {n_seeds[label]} |")
-    improvement = metrics.probability_of_improvement(matrices["PWM"], matrices["SAC"])
-    lines.append("")
-    lines.append(f"{len(scores['PWM'])} tasks. Probability that PWM's score is above SAC's: {improvement:.2f}.")
+    lines += ["", f"{len(scores[first])} tasks."]
+    for other in others:
+        improvement = metrics.probability_of_improvement(matrices[first], matrices[other])
+        lines[-1] += f" Probability that {first}'s score is above {other}'s: {improvement:.2f}."
     return "\n".join(lines)
