@@ -148,7 +148,8 @@ def test_a_run_that_diverged_keeps_its_evaluations_and_is_named(
     train(run, tmp_path)
     assert "DIVERGED after" in capsys.readouterr().out
     curves = read_curves(tmp_path)
-    assert curves["agent_steps"].tolist() == [50] and curves["diverged"].all()
+    assert curves["agent_steps"].tolist() == [50]
+    assert curves["diverged"].all()
     assert is_finished(run, tmp_path), "it would diverge again"
     assert score_cell(curves, 200).endswith(", diverged at 50)")
 
@@ -192,7 +193,7 @@ def test_published_scores_beside_the_curves(tmp_path: Path, capsys: pytest.Captu
         "| Ant-v5 | **5000** (5000) | - | - |",
         "| mean of 2 tasks of DMControl | 860 | 700 (1 of 2) | 901 |",
     ]
-    with pytest.raises(SystemExit, match="No scores of dreamer are in online_anchors.csv"):
+    with pytest.raises(SystemExit, match="No scores of dreamer are in online_anchors"):
         learning_curves.main([*compare, "--methods", "dreamer"])
 
 

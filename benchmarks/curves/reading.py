@@ -58,7 +58,9 @@ def is_finished(run: Run, out: Path) -> bool:
     if not path.exists() or not run.current(description):
         return False
     curve = read_curve(path)
-    return "diverged" in description or len(curve) > 0 and run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
+    if "diverged" in description or not len(curve):
+        return "diverged" in description
+    return run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
 
 
 def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:

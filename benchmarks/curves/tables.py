@@ -131,7 +131,8 @@ def compare_with_published(
         lines.append("| " + " | ".join(cells) + " |")
     n_tasks = len(set(rows) & set(DMC21))
     means = [
-        (f"{np.mean(scores):.0f}" if scores else "-") + ("" if len(scores) == n_tasks else f" ({len(scores)} of {n_tasks})")
+        (f"{np.mean(scores):.0f}" if scores else "-")
+        + ("" if len(scores) == n_tasks else f" ({len(scores)} of {n_tasks})")
         for scores in values.values()
     ]
     lines.append(f"| mean of {n_tasks} tasks of DMControl | " + " | ".join(means) + " |")
