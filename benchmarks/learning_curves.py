@@ -76,7 +76,8 @@ def sweep_command(args: argparse.Namespace) -> int:
             "would spoil both timings."
         )
     runs = [run for group in args.runs for run in group] or preset_runs(SEEDS, args.sac_factor)
-    runs = [dataclasses.replace(run, tag=args.tag, hyperparams=args.hyperparams) for run in runs]
+    shared = dict(tag=args.tag, hyperparams=args.hyperparams, eval_episodes=args.eval_episodes)
+    runs = [dataclasses.replace(run, **shared) for run in runs]
     runs = select(runs, args.only)
     if args.dry_run:
         for run in runs:
@@ -148,6 +149,9 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     def variant(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--eval-episodes", type=int, default=10, help="episodes of an evaluation (default: %(default)s)"
+        )
         sub.add_argument("--tag", default="", help="name of this variant, part of the file name")
         sub.add_argument(
             "--hyperparams",
@@ -162,7 +166,6 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="seed of learner and environment (default: %(default)s)")
     run.add_argument("--steps", type=int, required=True, help="agent steps")
     run.add_argument("--eval-freq", type=int, help="agent steps between evaluations (default: the task's, else a 20th)")
-    run.add_argument("--eval-episodes", type=int, default=10, help="episodes of an evaluation (default: %(default)s)")
     run.add_argument("--stop-at", type=float, help="score that ends the run once an evaluation has reached it")
     run.add_argument("--stop-after", type=int, default=0, help="agent steps before which --stop-at ends nothing")
     run.add_argument("--core", type=int, help="core that the process is pinned to")

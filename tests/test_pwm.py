@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_pwm import PWM, SequenceReplayBuffer, WorldModel, WorldModelConfig
+from sb3_pwm.common.precision import resolve_precision
 from sb3_pwm.pwm import optimizers
 from sb3_pwm.pwm.update_functions import UpdateFunctions
 
@@ -538,6 +539,33 @@ def test_bfloat16_learns_about_the_same():
     for name in ("world_model.dynamics.0.weight", "actor.mean.0.weight", "critic.layers.0.weight"):
         distance, way = (half[name] - single[name]).norm(), (single[name] - initial[name]).norm()
         assert distance < 0.5 * way, name
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "width", "has_bfloat16", "expected"),
+    [
+        ("auto", "cpu", 512, True, "bfloat16"),
+        ("auto", "cpu", 384, True, "float32"),
+        ("auto", "cpu", 512, False, "float32"),
+        ("auto", "cuda", 512, True, "float32"),
+        ("bfloat16", "cpu", 64, False, "bfloat16"),
+        ("float32", "cpu", 512, True, "float32"),
+    ],
+)
+def test_automatic_precision(monkeypatch, precision, device, width, has_bfloat16, expected):
+    monkeypatch.setattr("sb3_pwm.common.precision.has_bfloat16_products", lambda: has_bfloat16)
+    assert resolve_precision(precision, th.device(device), width) == expected
+
+
+def test_automatic_precision_of_a_wide_model(monkeypatch):
+    monkeypatch.setattr("sb3_pwm.common.precision.has_bfloat16_products", lambda: True)
+    weights = []
+    for precision in ("auto", "bfloat16", "float32"):
+        shape = dict(size="200K", mlp_dim=512, encoder_dim=16, latent_dim=8)
+        arguments = {**SMALL, "world_model": shape, "precision": precision, "seed": 0}
+        weights.append(parameters_of(PWM("MlpPolicy", Drift(), **arguments).learn(60))["world_model.dynamics.0.weight"])
+    th.testing.assert_close(weights[0], weights[1], atol=0.0, rtol=0.0)
+    assert not th.equal(weights[0], weights[2])
 
 
 def test_replay_buffer_on_the_device_teaches_the_same(tmp_path):

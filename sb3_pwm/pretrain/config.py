@@ -36,7 +36,8 @@ class PretrainConfig:
         there are such episodes. Otherwise a model sees ends too rarely to learn them, and imagines that nothing ends.
     :param grad_accumulation_steps: Number of parts into which each process cuts its batch. More parts need less memory
         for the same update.
-    :param precision: float32, or bfloat16 for matrix products in bfloat16 (torch.autocast).
+    :param precision: float32, or bfloat16 for matrix products in bfloat16 (torch.autocast). auto: bfloat16 on CPUs with
+        AVX512-BF16 or AMX if the networks have a width of 512 (5M) or more, else float32.
     :param validation_fraction: Share of the episodes of each task that is held out, above 0 and below 1.
     :param seed: Seed of the batches, the choice of the held-out episodes, and the initial weights of a new model.
     :raises ValueError: If a value is out of range. The message names it.
@@ -52,7 +53,7 @@ class PretrainConfig:
     balance: Literal["size", "task"] = "task"
     ends_fraction: float = 0.125
     grad_accumulation_steps: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validation_fraction: float = 0.05
     seed: int = 0
 

@@ -40,7 +40,7 @@ class LossModule(nn.Module):
         :param batch: The sequences.
         :return: The loss and its parts, see :data:`LOSSES`.
         """
-        with autocast(batch.rewards.device, self.config.precision):
+        with autocast(batch.rewards.device, self.config.precision, self.world_model.config.mlp_dim):
             return tuple(world_model_loss(self.world_model, batch, self.config.rho))
 
 

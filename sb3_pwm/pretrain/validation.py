@@ -60,7 +60,7 @@ def validate(
     for number in range(VALIDATION_BATCHES):
         rng = np.random.default_rng([config.seed, number, 1])
         batch = dataset.sample(min(config.batch_size, MAX_BATCH_SIZE), config.horizon, rng, config.balance)
-        with autocast(device, config.precision):
+        with autocast(device, config.precision, world_model.config.mlp_dim):
             results.append(open_loop_errors(world_model, to_device(batch, rows, device), config.rho))
     latent, reward, loss = (th.stack(part).float().mean(0) for part in zip(*results, strict=True))
     return {"loss": float(loss), "latent_error": latent.tolist(), "reward_error": reward.tolist()}

@@ -189,7 +189,8 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
     :param tensorboard_log: Folder of the TensorBoard logs.
     :param policy_kwargs: Keyword arguments of the policy, see :class:`~sb3_pwm.pwm.policies.PWMPolicy`.
     :param precision: ``"float32"``, or ``"bfloat16"`` for matrix products in bfloat16 (``torch.autocast``); losses,
-        parameters and latents stay in single precision. It pays on GPUs and on CPUs with AVX512-BF16 or AMX.
+        parameters and latents stay in single precision. ``"auto"``: bfloat16 on CPUs with AVX512-BF16 or AMX if the
+        world model's networks have a width of 512 (``"5M"``) or more, else float32. It pays on GPUs too.
     :param compile: Whether the update passes through ``torch.compile``. ``"auto"``: if ``learn`` is to make enough
         updates to win back the minutes of compilation, see :data:`~sb3_pwm.pwm.update_functions.AUTO_COMPILE`. Without
         a C++ compiler there is a warning, and nothing is compiled.
@@ -262,7 +263,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
-        precision: str = "float32",
+        precision: str = "auto",
         compile: bool | str = "auto",
         gradient_checkpointing: bool = False,
         overlap_updates: bool = True,
@@ -692,7 +693,7 @@ class PWM(EntropyCoefficientMixin, SequenceOffPolicyAlgorithm):
 
     def _autocast(self) -> th.autocast:
         """:return: The context of forward passes, see ``precision``."""
-        return autocast(self.device, self.precision)
+        return autocast(self.device, self.precision, self.world_model.config.mlp_dim)
 
     def _sample(self, batch_size: int, horizon: int, trained: bool = False, outcomes: bool = False) -> SequenceBatch:
         """Sample replayed sequences and featurize them, see :meth:`PWMPolicy.featurize`."""
