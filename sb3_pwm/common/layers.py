@@ -111,7 +111,10 @@ class SimNorm(nn.Module):
         :return: Tensor ``(..., Z)``. Each group is non-negative and sums to one.
         """
         groups = at_least_float32(x).unflatten(-1, (-1, self.group_size))
-        return F.softmax(groups, dim=-1).flatten(-2)
+        if x.device.type != "cpu" or th.compiler.is_compiling():
+            return F.softmax(groups, dim=-1).flatten(-2)
+        # On a CPU, torch's softmax over a short last dimension takes ten times as long as over any other.
+        return F.softmax(groups.transpose(-1, -2), dim=-2).transpose(-1, -2).flatten(-2)
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}"
