@@ -116,6 +116,44 @@ def test_gradient_noise(tmp_path):
     assert (tmp_path / "new" / "a.png").stat().st_size > 10_000
 
 
+def test_both_gradients_of_a_linear_quadratic_system():
+    """In expectation, score-function gradients are the derivative of the expected return, worked out by hand."""
+    script = load_script(FOLDER / "action_dimensions.py")
+    k, sigma, gamma, z = -0.3, 0.2, 0.9, 1.5
+    policy = SimpleNamespace(
+        world_model=LinearQuadratic(),
+        actor=LinearPolicy(k, sigma),
+        critic_target=lambda latents: th.zeros(1, *latents.shape[:-1]).double(),
+        reward_scale=SimpleNamespace(value=2.0),
+    )
+    model = SimpleNamespace(policy=policy, gamma=gamma)
+    start = th.full((200_000, 1), z, dtype=th.float64)
+    noise = th.randn(2, len(start), 1, generator=th.Generator().manual_seed(0)).double()
+    one_step, two_steps = (
+        -2 * (1 + k) * z**2,
+        -2 * (1 + k) * z**2 - gamma * (4 * (1 + k) ** 3 * z**2 + 2 * (1 + k) * sigma**2),
+    )
+    for horizon, expected in ((1, one_step), (2, two_steps)):
+        first_order, score_function = script.gradients_of(model, start, noise[:horizon])
+        assert float(score_function.mean()) == pytest.approx(expected / 2.0, rel=0.03)
+        if horizon == 1:  # beyond, PWM's does not pass through the policy's input
+            assert float(first_order.mean()) == pytest.approx(expected / 2.0, rel=0.01)
+    parts = script.MeanAndVariance()
+    for part in first_order.split(60_000):
+        parts.add(part)
+    moments = parts.moments()
+    assert moments.variance == pytest.approx(float(first_order.var()))
+    assert moments.norm == pytest.approx(abs(float(first_order.mean())), rel=1e-3)
+
+
+def test_action_dimensions(tmp_path):
+    sizes = ["--tasks", "Cartpole-balance", "--steps", 30, "--learning-starts", 20, "--rollouts", 128]
+    picture = tmp_path / "new" / "a.png"
+    output = run_script_here(FOLDER / "action_dimensions.py", *sizes, "--out", picture, folder=tmp_path)
+    assert "Cartpole-balance             1" in output
+    assert picture.stat().st_size > 10_000
+
+
 @pytest.fixture(scope="module")
 def slice_script():
     return load_script(FOLDER / "return_slices.py")
