@@ -110,6 +110,10 @@ def test_ends_of_episodes_are_sampled_more_often_on_request():
     for start in (84.0, 90.0, 99.0, 404.0):
         assert counts[start] == pytest.approx(5_000 / 16 + 10_000 / 199 * (start not in (99.0, 404.0)), rel=0.2)
     assert counts[400.0] == pytest.approx(5_000 * 12 / 16 + 10_000 / 199, rel=0.1)
+    extra = starts[batch.representative.numpy() == 0.0]
+    assert len(extra) == pytest.approx(10_000, rel=0.05)
+    assert set(extra) == {*range(84, 100), *range(400, 405)}
+    assert dataset.sample(4, 3, np.random.default_rng(0)).representative is None
     last = starts == 99.0
     np.testing.assert_array_equal(batch.terminations[:, last].numpy().T, np.tile([1.0, 0.0, 0.0], (last.sum(), 1)))
     np.testing.assert_array_equal(batch.mask[:, last].numpy().T, np.tile([1.0, 0.0, 0.0], (last.sum(), 1)))

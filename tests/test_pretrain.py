@@ -20,7 +20,7 @@ from sb3_pwm import OfflineDataset, WorldModel, WorldModelConfig
 from sb3_pwm.cli import main
 from sb3_pwm.data.types import Episode, SourceEpisode
 from sb3_pwm.pretrain import PretrainConfig, pretrain
-from sb3_pwm.pretrain.batches import task_rows, to_device
+from sb3_pwm.pretrain.batches import columns_of, task_rows, to_device
 from sb3_pwm.pretrain.validation import open_loop_errors, validate
 from sb3_pwm.world_model.losses import world_model_loss
 
@@ -166,6 +166,12 @@ def test_accumulated_parts_are_one_update(dataset, tmp_path):
     parts = run(dataset, tmp_path / "parts.safetensors", dataclasses.replace(SETTINGS, grad_accumulation_steps=4))
     for name, value in whole.state_dict().items():
         th.testing.assert_close(parts.state_dict()[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_parts_of_a_batch_know_which_sequences_are_representative(dataset):
+    batch = dataset.sample(32, 3, np.random.default_rng(0))._replace(representative=th.arange(32.0))
+    part = to_device(columns_of(batch, slice(1, None, 4)), None, th.device("cpu"))
+    assert part.representative.tolist() == list(range(1, 32, 4))
 
 
 def test_bfloat16(dataset, tmp_path):

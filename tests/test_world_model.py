@@ -128,6 +128,17 @@ def test_behavior_loss_recomputed_step_by_step():
     assert loss.behavior.item() == pytest.approx((expected / sum(counts.values())).item(), rel=1e-4)
 
 
+def test_sequences_drawn_for_the_ends_of_episodes_do_not_teach_the_behavior_head():
+    model = randomized(WorldModelConfig(**TINY, behavior_head=True, tasks=("a", "b")))
+    batch = random_batch(task=th.tensor([0, 1, 1, 0]))
+    loss = world_model_loss(model, batch._replace(representative=th.tensor([1.0, 0.0, 1.0, 1.0])))
+    kept = [0, 2, 3]
+    parts = [part[:, kept] for part in batch[:5]]
+    others = world_model_loss(model, SequenceBatch(*parts, batch.task[kept]))
+    assert loss.behavior.item() == pytest.approx(others.behavior.item(), rel=1e-5)
+    assert loss.dynamics == world_model_loss(model, batch).dynamics, "they teach everything else"
+
+
 def test_behavior_head_shapes_the_latent_and_is_saved(tmp_path):
     model = randomized(WorldModelConfig(**TINY, behavior_head=True))
     batch = random_batch()

@@ -186,12 +186,16 @@ class OfflineDataset:
             terminations=empty(horizon, batch_size),
             mask=empty(horizon, batch_size),
             task=th.from_numpy(chosen),
+            representative=None if ends_fraction == 0.0 else empty(batch_size),
         )
         arrays = [value.numpy() for value in batch[:5]]  # type: ignore[union-attr]
         for number in np.unique(chosen):
             first, last = np.flatnonzero(chosen == number)[[0, -1]].tolist()
             columns = slice(first, last + 1)  # the columns of a task are neighbors, because the tasks are sorted
-            self._gather(self.data[number], ends[number], horizon, rng, ends_fraction, [a[:, columns] for a in arrays])
+            out = [array[:, columns] for array in arrays]
+            at_end = self._gather(self.data[number], ends[number], horizon, rng, ends_fraction, out)
+            if batch.representative is not None:
+                batch.representative[columns] = th.from_numpy(~at_end).float()
         return batch
 
     def _sequence_ends(self, horizon: int) -> list[NDArray[np.int64]]:
@@ -208,7 +212,7 @@ class OfflineDataset:
         rng: np.random.Generator,
         ends_fraction: float,
         out: list[NDArray[np.float32]],
-    ) -> None:
+    ) -> NDArray[np.bool_]:
         """
         Sample sequences of one task into its columns of a batch.
 
@@ -218,11 +222,13 @@ class OfflineDataset:
         :param rng: Random number generator.
         :param ends_fraction: Fraction of the sequences that are at the ends of episodes that terminated.
         :param out: Columns of the batch: observations, actions, rewards, terminations and mask. They are zero.
+        :return: Whether each sequence is one of those at the ends of episodes, ``(B,)``.
         """
         observations, actions, rewards, terminations, mask = out
         position = rng.integers(0, ends[-1], size=rewards.shape[1])
         episodes = np.searchsorted(ends, position, side="right")
         offsets = position - np.where(episodes > 0, ends[episodes - 1], 0)  # (B,), index of the first step
+        at_end = np.zeros(len(episodes), bool)
         if ends_fraction > 0.0 and len(terminated := np.flatnonzero(task.terminated)):
             at_end = rng.random(len(episodes)) < ends_fraction
             episodes[at_end] = rng.choice(terminated, at_end.sum())
@@ -236,6 +242,7 @@ class OfflineDataset:
         rewards[:] = task.rewards[rows[:-1]]
         mask[:] = steps[:-1] < lengths
         terminations[:] = (steps[:-1] == lengths - 1) & task.terminated[episodes]
+        return at_end
 
     def in_memory(self) -> OfflineDataset:
         """:return: A copy in memory. Sampling from it reads no files."""

@@ -55,6 +55,9 @@ class SequenceBatch(NamedTuple):
     """Task indices ``(B,)``; None in single-task learning"""
     outcome: Outcome | None = None
     """What followed until the ends of the episodes, if it was asked for"""
+    representative: th.Tensor | None = None
+    """``(B,)``, one for sequences that were drawn as the data has them, zero for those that were drawn to show ends of
+    episodes. None if all were drawn as the data has them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,9 @@ def to_device(batch: SequenceBatch, rows: th.Tensor | None, device: th.device) -
     :return: The batch on the device, with the task indices of the world model.
     """
     task = None if rows is None else rows[batch.task].to(device, non_blocking=True)
-    return _make_batch([part.to(device, non_blocking=True) for part in batch[:5]], task)
+    extra = batch.representative
+    representative = None if extra is None else extra.to(device, non_blocking=True)
+    return _make_batch([part.to(device, non_blocking=True) for part in batch[:5]], task, representative)
 
 
 def task_rows(world_model: WorldModel, dataset: OfflineDataset) -> th.Tensor | None:
@@ -125,10 +127,11 @@ def columns_of(batch: SequenceBatch, columns: slice) -> SequenceBatch:
     :return: Batch of these sequences.
     """
     task = None if batch.task is None else batch.task[columns]
-    return _make_batch([part[:, columns] for part in batch[:5]], task)
+    representative = None if batch.representative is None else batch.representative[columns]
+    return _make_batch([part[:, columns] for part in batch[:5]], task, representative)
 
 
-def _make_batch(tensors: list[th.Tensor], task: th.Tensor | None) -> SequenceBatch:
+def _make_batch(tensors: list[th.Tensor], task: th.Tensor | None, representative: th.Tensor | None) -> SequenceBatch:
     """:return: Batch of observations, actions, rewards, terminations and mask, in this order."""
     observations, actions, rewards, terminations, mask = tensors
-    return SequenceBatch(observations, actions, rewards, terminations, mask, task)
+    return SequenceBatch(observations, actions, rewards, terminations, mask, task, representative=representative)

@@ -123,7 +123,8 @@ def behavior_loss(world_model: WorldModel, encoded: th.Tensor, batch: SequenceBa
     Negative log-likelihood of the data's actions in the encoded observations, by the behavior head.
 
     The spread of the actions of each task and dimension is fitted to the batch, see
-    :func:`~sb3_pwm.common.imitation.log_spread`: precise behaviors are predicted precisely.
+    :func:`~sb3_pwm.common.imitation.log_spread`: precise behaviors are predicted precisely. Sequences that are in the
+    batch to show ends of episodes do not count: what behaviors do while they fail would look like their spread.
 
     :param world_model: A world model with a behavior head.
     :param encoded: Encoded observations ``(H + 1, B, Z)``, see :func:`encode_sequence`.
@@ -132,7 +133,8 @@ def behavior_loss(world_model: WorldModel, encoded: th.Tensor, batch: SequenceBa
     """
     actions = padded(batch.actions, world_model.config.action_dim, "actions")
     errors = distance(world_model.behavior(encoded[:-1], batch.task), actions)
-    sums, counts = (errors * batch.mask.unsqueeze(-1)).sum(0), batch.mask.sum(0)  # (B, A), (B,)
+    mask = batch.mask if batch.representative is None else batch.mask * batch.representative
+    sums, counts = (errors * mask.unsqueeze(-1)).sum(0), mask.sum(0)  # (B, A), (B,)
     n_tasks = max(len(world_model.config.tasks), 1)
     task = th.zeros_like(counts, dtype=th.long) if batch.task is None else batch.task
     task_sums = sums.new_zeros(n_tasks, sums.shape[-1]).index_add(0, task, sums)
