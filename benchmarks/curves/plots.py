@@ -101,12 +101,16 @@ def draw_task(axes: Axes, task: Task, curves: pd.DataFrame, clock: str, publishe
 
 def add_legend(figure: Figure) -> None:
     """:param figure: Figure that gets one legend for all panels: runs first, then published scores, each name once."""
-    entries: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
+    seeds: dict[str, set[str]] = {}  # by name: what is written about the number of seeds, which may differ
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    labels = sorted(entries, key=lambda label: label.endswith("published"))
-    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=min(len(labels), 5))
+            name, _, number = label.partition(" (")
+            handles.setdefault(name, handle)
+            seeds.setdefault(name, set()).add(f" ({number}" if number else "")
+    names = sorted(handles, key=lambda name: name.endswith("published"))
+    labels = [name + (seeds[name].pop() if len(seeds[name]) == 1 else "") for name in names]
+    figure.legend([handles[name] for name in names], labels, loc="outside lower center", ncols=min(len(labels), 5))
 
 
 def plot(curves: pd.DataFrame, out: Path, clock: str = "wall", published: bool = True) -> list[Path]:
