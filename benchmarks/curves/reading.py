@@ -51,16 +51,17 @@ def is_finished(run: Run, out: Path) -> bool:
 
     :param run: The run.
     :param out: Folder of the curves.
-    :return: Whether the curve is complete, or the run diverged, and was made with the present hyperparameters.
+    :return: Whether the curve is complete, or the run diverged after an evaluation, and was made with the present hyperparameters.
     """
     path = run.csv_path(out)
     description = read_description(path)
     if not path.exists() or not run.current(description):
         return False
     curve = read_curve(path)
-    if "diverged" in description or not len(curve):
-        return "diverged" in description
-    return run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
+    if not len(curve):
+        return False
+    ends = run.ends(int(curve["agent_steps"].iloc[-1]), float(curve["mean_return"].max()))
+    return ends or "diverged" in description
 
 
 def scores_at(curves: pd.DataFrame, agent_steps: int) -> pd.DataFrame:
