@@ -51,7 +51,8 @@ def is_finished(run: Run, out: Path) -> bool:
 
     :param run: The run.
     :param out: Folder of the curves.
-    :return: Whether the curve is complete, or the run diverged after an evaluation, and was made with the present hyperparameters.
+    :return: Whether the curve is complete, or the run diverged after an evaluation, and was made with the present
+        hyperparameters.
     """
     path = run.csv_path(out)
     description = read_description(path)
