@@ -18,7 +18,7 @@ the other one's noise is left in its mean.
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch as th
+from matplotlib.ticker import NullLocator
 from torch.func import functional_call, vmap
 
 import sb3_pwm  # noqa: F401 (registers the environments)
@@ -143,6 +144,32 @@ def measure(model: PWM, n_rollouts: int) -> tuple[Moments, Moments]:
     return first_order.moments(), score_function.moments()
 
 
+def draw(dimensions: Sequence[int], rows: Sequence[tuple[float, float, float]], path: Path) -> None:
+    """
+    Draw norms and ratios against the number of action dimensions.
+
+    :param dimensions: Number of action dimensions of each task.
+    :param rows: For each task the norm, and the ratios of first-order and of score-function gradients. A ratio that is
+        not above zero, where nothing but noise was seen, has no point.
+    :param path: File of the picture.
+    """
+    norms, *ratios = zip(*rows, strict=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    left.plot(dimensions, norms, ".-", color="tab:blue")
+    left.set(ylabel="norm of the mean gradient, first order", ylim=(0.0, None))
+    names = ("first order", "score function (no point: nothing but noise)")
+    for name, values, color in zip(names, ratios, ("tab:blue", "tab:orange"), strict=True):
+        right.plot(dimensions, [value if value > 0.0 else math.nan for value in values], ".-", color=color, label=name)
+    right.set(ylabel="signal-to-noise ratio of one rollout", yscale="log")
+    right.legend()
+    for axes in (left, right):
+        axes.set(xlabel="action dimensions", xscale="log")
+        axes.set_xticks(dimensions, dimensions)
+        axes.xaxis.set_minor_locator(NullLocator())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="environments (default: %(default)s)")
@@ -169,20 +196,7 @@ def main() -> None:
         )
         model.env.close()  # type: ignore[union-attr]
 
-    norms, *ratios = zip(*rows, strict=True)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    left.plot(dimensions, norms, ".-", color="tab:blue")
-    left.set(ylabel="norm of the mean gradient")
-    for name, values, color in zip(("first order", "score function"), ratios, ("tab:blue", "tab:orange"), strict=True):
-        right.plot(dimensions, [value if value > 0.0 else math.nan for value in values], ".-", color=color, label=name)
-    right.set(ylabel="signal-to-noise ratio of one rollout")
-    right.legend()
-    for axes in (left, right):
-        axes.set(xlabel="action dimensions", xscale="log", yscale="log")
-        axes.set_xticks(dimensions, dimensions)
-        axes.minorticks_off()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=80)
+    draw(dimensions, rows, args.out)
     print(f"Picture: {args.out}")
 
 
