@@ -245,7 +245,7 @@ def test_critics_learn_from_replayed_episodes(terminates, expected):
         replay_critic_coef=1000.0,
         replay_critic_horizon=8,
         **arguments,
-    ).learn(500)
+    ).learn(1_000)
     observations = th.tensor([[0.0], [1 / 3], [2 / 3]])
     with th.no_grad():
         values = model.policy.critic(model.policy.encode(observations)).mean(0)
