@@ -30,6 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 from matplotlib.ticker import NullLocator
+from torch.distributions import Normal
 from torch.func import functional_call, vmap
 
 import sb3_pwm  # noqa: F401 (registers the environments)
@@ -96,9 +97,8 @@ def gradients_of(model: PWM, latents: th.Tensor, noise: th.Tensor) -> tuple[th.T
         name: value.detach().expand(len(latents), *value.shape).clone().requires_grad_()
         for name, value in policy.actor.named_parameters()
     }
-    buffers = dict(policy.actor.named_buffers())
     act: Callable[..., tuple[th.Tensor, th.Tensor]] = vmap(
-        lambda own, latent: functional_call(policy.actor, {**own, **buffers}, (latent,))
+        lambda own, latent: functional_call(policy.actor, own, (latent,))
     )
 
     def gradients(objective: th.Tensor) -> th.Tensor:
@@ -118,9 +118,9 @@ def gradients_of(model: PWM, latents: th.Tensor, noise: th.Tensor) -> tuple[th.T
     objective = th.zeros(())
     for latent, step_noise, advantage in zip(rollout.latents[:-1].detach(), noise, advantages, strict=True):
         mean, log_std = act(parameters, latent)
-        drawn = (mean + log_std.exp() * step_noise).detach()  # before the tanh, whose density does not depend on P
-        log_prob = (-0.5 * ((drawn - mean) / log_std.exp()) ** 2 - log_std).sum(-1)
-        objective = objective + (advantage * log_prob).sum()
+        # Before the tanh: what it adds to the log-density of a given action has no gradient.
+        drawn = (mean + log_std.exp() * step_noise).detach()
+        objective = objective + (advantage * Normal(mean, log_std.exp()).log_prob(drawn).sum(-1)).sum()
     return first_order, gradients(objective)
 
 
